@@ -1,0 +1,1 @@
+"""The cloud half: packets in, predictions out."""

@@ -1,0 +1,1 @@
+"""The edge half: NetX files, numpy reference, Lava simulator, uplink."""

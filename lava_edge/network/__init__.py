@@ -1,0 +1,1 @@
+"""Lava Processes and their ProcessModels, and nothing else: Lava executes every file here."""

@@ -1,0 +1,1 @@
+"""What edge and cloud agree on: records, spikes, bundles, codes and packets. numpy only."""

@@ -1,0 +1,196 @@
+"""A bundle on disk: one folder that edge and cloud both read, with digests over every byte.
+
+    manifest.json       shapes, T, split, accuracy, how it was trained, sha256 of the files below
+    edge.net            the edge half up to the encoder's neurons, NetX HDF5
+    cloud.safetensors   the cloud half (splitcore.tail)
+    probe.safetensors   a few frames with the spikes and scores the trained model gave at export
+
+The bundle's digest is the sha256 of manifest.json; the manifest names the digest of all the rest.
+A folder appears whole or not at all: it is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from splitcore import spikes
+from splitcore.errors import BundleError, CodecError
+
+MANIFEST, EDGE, CLOUD, PROBE = "manifest.json", "edge.net", "cloud.safetensors", "probe.safetensors"
+FILES = (EDGE, CLOUD, PROBE)
+MAX_FILE_BYTES = 1 << 30
+
+Positive = Annotated[int, Field(ge=1, le=1 << 20)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class FileRecord(_Strict):
+    """One file of a bundle: its digest and its size in bytes."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
+
+
+class Manifest(_Strict):
+    """What a bundle says of itself. Shapes are (C, H, W); rates are spikes a neuron and step."""
+
+    format: Literal["spikebottlenet-bundle"] = "spikebottlenet-bundle"
+    version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    backbone: str
+    split: str
+    steps: Annotated[int, Field(ge=1, le=1024)]
+    input_shape: tuple[Positive, Positive, Positive]
+    input_bits: Annotated[int, Field(ge=0, le=16)]
+    feature_shape: tuple[Positive, Positive, Positive]  # the layer that the encoder squeezes
+    code_shape: tuple[Positive, Positive, Positive]
+    code_rates: tuple[Rate, ...]  # mean firing rate of each code channel on training images
+    classes: tuple[str, ...]
+    data: str
+    accuracy: Rate
+    test_samples: Annotated[int, Field(ge=1)]
+    training: dict[str, Any]
+    files: dict[str, FileRecord]
+
+    @property
+    def spike_shape(self) -> tuple[int, int, int, int]:
+        """(T, C, H, W) of one sample's code."""
+        return (self.steps, *self.code_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """frames_nchw: pixel levels uint8; code_ntchw: 0/1 uint8; scores_nk float32; labels_n int64."""
+
+    frames_nchw: np.ndarray
+    code_ntchw: np.ndarray
+    scores_nk: np.ndarray
+    labels_n: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose every digest was checked."""
+
+    path: Path
+    manifest: Manifest
+    digest: str  # hex sha256 of manifest.json
+
+    @property
+    def edge_path(self) -> Path:
+        """The NetX HDF5 file of the edge half."""
+        return self.path / EDGE
+
+    @property
+    def cloud_path(self) -> Path:
+        """The safetensors file of the cloud half."""
+        return self.path / CLOUD
+
+    def probe(self) -> Probe:
+        """The frames, spikes and scores recorded at export."""
+        path = self.path / PROBE
+        try:
+            tensors = load_file(str(path))
+            frames = tensors["frames"]
+            code = spikes.unpack(
+                tensors["code"].tobytes(), (len(frames), *self.manifest.spike_shape)
+            )
+            return Probe(frames, code, tensors["scores"], tensors["labels"])
+        except (OSError, SafetensorError, KeyError, CodecError) as error:
+            raise BundleError(f"{path}: damaged probe ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Check manifest and digests. Raises BundleError naming the file and what is wrong."""
+    manifest_path = path / MANIFEST
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such bundle folder")
+    try:
+        raw = manifest_path.read_bytes()
+        manifest = Manifest.model_validate_json(raw)
+    except OSError as error:
+        raise BundleError(f"{manifest_path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise BundleError(f"{manifest_path}: {where}: {first['msg']}") from None
+    if set(manifest.files) != set(FILES):
+        raise BundleError(f"{manifest_path}: files: expected {', '.join(FILES)}")
+    if len(manifest.code_rates) != manifest.code_shape[0]:
+        raise BundleError(f"{manifest_path}: code_rates: expected {manifest.code_shape[0]} rates")
+    for name, record in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{file}: missing; export the bundle again")
+        if file.stat().st_size != record.bytes or sha256(file) != record.sha256:
+            raise BundleError(
+                f"{file}: its bytes are not those the manifest names; "
+                "copy or export the bundle again"
+            )
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def write_bundle(
+    out: Path,
+    describe: Callable[[dict[str, FileRecord]], Manifest],
+    write_edge: Callable[[Path], None],
+    write_cloud: Callable[[Path], None],
+    probe: Probe,
+) -> Bundle:
+    """Write a whole bundle to `out`, or nothing. An older bundle there is replaced.
+
+    describe gets the file records and returns the manifest; write_edge and write_cloud write the
+    file at the path they are given.
+    """
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise BundleError(f"{out}: exists and is no bundle; choose another place")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        write_edge(scratch / EDGE)
+        write_cloud(scratch / CLOUD)
+        code = np.frombuffer(spikes.pack(probe.code_ntchw), dtype=np.uint8)
+        tensors = {
+            "frames": np.ascontiguousarray(probe.frames_nchw),
+            "code": code,
+            "scores": np.ascontiguousarray(probe.scores_nk, dtype=np.float32),
+            "labels": np.ascontiguousarray(probe.labels_n, dtype=np.int64),
+        }
+        save_file(tensors, str(scratch / PROBE))
+        records = {
+            name: FileRecord(sha256=sha256(scratch / name), bytes=(scratch / name).stat().st_size)
+            for name in FILES
+        }
+        manifest = describe(records)
+        (scratch / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        scratch.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        scratch.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return open_bundle(out)

@@ -1,0 +1,1 @@
+"""Spikes to bytes and back: one file a codec, one registry."""

@@ -1,0 +1,179 @@
+"""The cloud half as records, and the one safetensors file that holds it.
+
+    code spikes ── decoder LIF ── … LIF ── mean over time and space ── Dense (float) ── scores
+
+The spiking layers are the same integer records as the edge half. Weights are stored as int8 of w / 2
+where all are even (they are, when SLAYER trained them), else as int16. The structure is JSON in the
+file's own header, so the file alone rebuilds the tail.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from splitcore.errors import BundleError, GraphError
+from splitcore.graph import (
+    Conv,
+    ConvTranspose,
+    Current,
+    Dense,
+    Graph,
+    Identity,
+    Input,
+    Lif,
+    Synapse,
+)
+
+FORMAT = "spikebottlenet-tail-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """Spiking layers from the code on, then scores = weight_kc · mean(spikes over T, H, W) + bias_k.
+
+    graph: its input is the code (binary, C, H, W); weight_kc (classes, C) and bias_k are float32.
+    """
+
+    graph: Graph
+    weight_kc: np.ndarray
+    bias_k: np.ndarray
+
+    def __post_init__(self) -> None:
+        channels = self.graph.output_shape[0]
+        weight, bias = np.float32(self.weight_kc), np.float32(self.bias_k)
+        if weight.ndim != 2 or weight.shape[1] != channels or bias.shape != weight.shape[:1]:
+            raise GraphError(
+                f"readout: expected weight (classes, {channels}) and bias (classes,), "
+                f"got {weight.shape} and {bias.shape}"
+            )
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise GraphError("readout: expected finite weights")
+        object.__setattr__(self, "weight_kc", weight)
+        object.__setattr__(self, "bias_k", bias)
+
+    def scores(self, spikes_ntchw: np.ndarray) -> np.ndarray:
+        """Class scores (N, classes) of the last layer's spikes (N, T, C, H, W)."""
+        rate = spikes_ntchw.mean(axis=(1, 3, 4), dtype=np.float64)
+        return (rate @ self.weight_kc.T.astype(np.float64) + self.bias_k).astype(np.float32)
+
+
+# One table for writer and reader: kind, class, weight field, plain fields.
+_KINDS: dict[str, tuple[type, str, tuple[str, ...]]] = {
+    "conv": (Conv, "weight_oihw", ("stride", "padding", "dilation", "groups")),
+    "conv_transpose": (ConvTranspose, "weight_iohw", ("stride", "padding", "output_padding")),
+    "dense": (Dense, "weight_oi", ()),
+    "identity": (Identity, "weight", ()),
+}
+
+
+def _describe(synapse: Synapse, key: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    for kind, (cls, weight_field, fields) in _KINDS.items():
+        if isinstance(synapse, cls):
+            break
+    else:
+        raise GraphError(f"{key}: no way to store a {type(synapse).__name__}")
+    if isinstance(synapse, Dense) and synapse.delay_oi is not None:
+        raise GraphError(f"{key}: a cloud half has no synaptic delays")
+    described: dict[str, Any] = {"kind": kind, **{name: getattr(synapse, name) for name in fields}}
+    weight = getattr(synapse, weight_field)
+    if isinstance(synapse, Identity):
+        described["weight"] = weight
+    elif (weight % 2).any():
+        tensors[key] = weight.astype(np.int16)
+    else:
+        tensors[key] = (weight // 2).astype(np.int8)
+    return described
+
+
+def _rebuild(described: dict[str, Any], tensor: np.ndarray | None) -> Synapse:
+    if described.get("kind") not in _KINDS:
+        raise GraphError(f"unknown synapse kind {described.get('kind')!r}")
+    cls, weight_field, fields = _KINDS[described["kind"]]
+    if cls is Identity:
+        return Identity(int(described["weight"]))
+    if tensor is None:
+        raise GraphError("its weight is missing")
+    if tensor.dtype == np.int8:
+        tensor = tensor.astype(np.int32) * 2
+    elif tensor.dtype != np.int16:
+        raise GraphError(f"expected int8 or int16 weights, got {tensor.dtype}")
+    plain = {name: described[name] for name in fields}
+    return cls(**{weight_field: tensor}, **plain)
+
+
+def save(tail: Tail, path: Path) -> None:
+    """Write the tail as one safetensors file."""
+    tensors: dict[str, np.ndarray] = {"readout.weight": tail.weight_kc, "readout.bias": tail.bias_k}
+    layers = []
+    for layer in tail.graph.layers:
+        currents = []
+        for index, current in enumerate(layer.currents):
+            described = _describe(current.synapse, f"{layer.name}.{index}.weight", tensors)
+            currents.append({"source": current.source, **described})
+        tensors[f"{layer.name}.bias"] = layer.bias.astype(np.int16)
+        layers.append(
+            {
+                "name": layer.name,
+                "threshold": layer.threshold,
+                "voltage_decay": layer.voltage_decay,
+                "current_decay": layer.current_decay,
+                "currents": currents,
+            }
+        )
+    structure = {
+        "input": {"name": tail.graph.input.name, "shape": tail.graph.input.shape},
+        "layers": layers,
+    }
+    save_file(tensors, str(path), metadata={"format": FORMAT, "structure": json.dumps(structure)})
+
+
+def load(path: Path) -> Tail:
+    """Read what `save` wrote. Raises BundleError naming the file and what is wrong with it."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"{path}: no readable safetensors file ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise BundleError(f"{path}: expected format {FORMAT}, got {metadata.get('format')!r}")
+    try:
+        return _tail(json.loads(metadata["structure"]), tensors)
+    except GraphError as error:
+        raise BundleError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path}: damaged structure ({error!r})") from None
+
+
+def _tail(structure: dict[str, Any], tensors: dict[str, np.ndarray]) -> Tail:
+    layers = []
+    for entry in structure["layers"]:
+        name = entry["name"]
+        currents = []
+        for index, described in enumerate(entry["currents"]):
+            key = f"{name}.{index}.weight"
+            try:
+                synapse = _rebuild(described, tensors.get(key))
+            except GraphError as error:
+                raise GraphError(f"{key}: {error}") from None
+            currents.append(Current(described["source"], synapse))
+        layers.append(
+            Lif(
+                name=name,
+                currents=tuple(currents),
+                bias=tensors[f"{name}.bias"],
+                threshold=int(entry["threshold"]),
+                voltage_decay=int(entry["voltage_decay"]),
+                current_decay=int(entry["current_decay"]),
+            )
+        )
+    channels, height, width = structure["input"]["shape"]
+    graph = Graph(Input((channels, height, width), name=structure["input"]["name"]), tuple(layers))
+    return Tail(graph, tensors["readout.weight"], tensors["readout.bias"])

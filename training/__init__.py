@@ -1,0 +1,1 @@
+"""SLAYER blocks, backbones, bottleneck, training, and the lowering to integer records."""
