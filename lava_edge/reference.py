@@ -1,10 +1,11 @@
 """The numpy twin: what the simulator must do, in the fewest lines that say it exactly.
 
-Layers run one after the other over all time steps ("zero delay": a layer at step t sees its sources at
-step t). Lava adds one step a synapse; its runtime aligns that away. State starts at zero in each sample.
+Layers run one after the other over all time steps ("zero delay": a layer at step t sees its sources
+at step t). Lava adds one step a synapse; its runtime aligns that away. State starts at zero in each
+sample.
 
-Synaptic sums run in BLAS on floats that hold every integer they can meet: float32 while no sum can
-reach 2^24, float64 beyond. Everything after the sum is integer arithmetic as in `splitcore.graph`.
+Synaptic sums run in BLAS on floats that hold every integer they can meet: float32 while no sum
+can reach 2^24, float64 beyond. Everything after the sum is integer arithmetic as in `splitcore.graph`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CHUNK = 32  # samples that are held at once; bounds memory, changes no result
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """By layer name: spikes uint8, and where asked for u and v after reset, int32; (N, T, C, H, W)."""
+    """By layer name, (N, T, C, H, W): spikes uint8; where asked for, u and v after reset, int32."""
 
     spikes: dict[str, np.ndarray]
     current: dict[str, np.ndarray] = field(default_factory=dict)
@@ -148,7 +149,7 @@ def _conv(synapse: Conv, images: np.ndarray, source_max: int) -> np.ndarray:
 
 
 def _conv_transpose(synapse: ConvTranspose, images: np.ndarray, source_max: int) -> np.ndarray:
-    in_channels, out_channels, *kernel = synapse.weight_iohw.shape
+    _, out_channels, *kernel = synapse.weight_iohw.shape
     count, _, height, width = images.shape
     dtype = _exact_float(synapse.weight_iohw.swapaxes(0, 1).reshape(out_channels, -1), source_max)
     taps = np.einsum("mihw,iokl->moklhw", images.astype(dtype), synapse.weight_iohw.astype(dtype))

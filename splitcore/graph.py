@@ -4,8 +4,9 @@
                   ├─(currents add)─ LIF "a" ──Conv── LIF "b" ─┐
                   │                    └──────Identity────────┴─ LIF "c"  (residual)
 
-A network is an `Input` and a sequence of `Lif` layers, sources before their targets. Each layer adds
-the currents of all its synapses; that is all a residual connection is. The last layer is the output.
+A network is an `Input` and a sequence of `Lif` layers, sources before their targets. Each layer
+adds the currents of all its synapses; that is all a residual connection is. The last layer is the
+output.
 These records are the one description shared by training, export, reference, simulator and cloud:
 nothing is ever approximated after they exist.
 

@@ -2,9 +2,9 @@
 
     code spikes ── decoder LIF ── … LIF ── mean over time and space ── Dense (float) ── scores
 
-The spiking layers are the same integer records as the edge half. Weights are stored as int8 of w / 2
-where all are even (they are, when SLAYER trained them), else as int16. The structure is JSON in the
-file's own header, so the file alone rebuilds the tail.
+The spiking layers are the same integer records as the edge half. Weights are stored as int8 of
+w / 2 where all are even (they are, when SLAYER trained them), else as int16. The structure is JSON
+in the file's own header, so the file alone rebuilds the tail.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FORMAT = "spikebottlenet-tail-1"
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """Spiking layers from the code on, then scores = weight_kc · mean(spikes over T, H, W) + bias_k.
+    """Spiking layers from the code on, then scores = weight_kc · mean(spikes; T, H, W) + bias_k.
 
     graph: its input is the code (binary, C, H, W); weight_kc (classes, C) and bias_k are float32.
     """
@@ -74,11 +74,10 @@ _KINDS: dict[str, tuple[type, str, tuple[str, ...]]] = {
 
 
 def _describe(synapse: Synapse, key: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    for kind, (cls, weight_field, fields) in _KINDS.items():
-        if isinstance(synapse, cls):
-            break
-    else:
+    kind = next((kind for kind, row in _KINDS.items() if isinstance(synapse, row[0])), None)
+    if kind is None:
         raise GraphError(f"{key}: no way to store a {type(synapse).__name__}")
+    _, weight_field, fields = _KINDS[kind]
     if isinstance(synapse, Dense) and synapse.delay_oi is not None:
         raise GraphError(f"{key}: a cloud half has no synaptic delays")
     described: dict[str, Any] = {"kind": kind, **{name: getattr(synapse, name) for name in fields}}

@@ -1,0 +1,324 @@
+"""SLAYER synapses and neurons with batch norm folded into 8-bit integers while they train.
+
+    source ── SLAYER conv ── norm ──┐
+                                    ├─ (currents add) ── LIF ── spikes
+    source ── SLAYER conv ── norm ──┘        (shortcut: a conv of its own, or the identity)
+
+A LIF does not change when all its currents, its bias and its threshold are multiplied by one
+number. That number q is free for each LIF; with W' = W·γ/σ and b' = β − μ·γ/σ folded,
+
+    w = even integer nearest q·W',   bias = round(q·b'),   threshold = round(q·θ)
+
+and q as large as lets the biggest weight reach 254 while bias, threshold and, for graded pixels,
+the 24-bit state stay in their ranges. So nothing is ever clipped. `Norm.FLOAT` trains with batch
+statistics and rounded weights; `Norm.FOLDED` (and every evaluation) runs the integers themselves.
+
+Tensors are (T·N, C, H, W), time slowest: time is folded into the batch.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lava.lib.dl import slayer
+
+from splitcore.graph import (
+    BIAS_MAX,
+    DECAY_UNITY,
+    STATE_LIMIT,
+    STATE_SHIFT,
+    THRESHOLD_MAX,
+    WEIGHT_MAX,
+    Conv,
+    ConvTranspose,
+    Current,
+    Identity,
+    Lif,
+    Synapse,
+)
+from training.lif import SCALE_RHO_MULT, TAU_RHO_MULT, LifParameters, lif
+
+EPS = 1e-5
+MOMENTUM = 0.1
+
+
+class Norm(enum.Enum):
+    """How a layer normalises while it trains."""
+
+    FLOAT = "float"  # batch statistics, shared over time steps
+    FOLDED = "folded"  # frozen statistics, folded into the integers
+
+
+@dataclass(frozen=True)
+class NeuronConfig:
+    """CUBA neuron without synaptic filter, in SLAYER's own parameters; the threshold is 1."""
+
+    voltage_decay: float = 0.25
+    tau_grad: float = 0.005
+    scale_grad: float = 10.0
+
+
+def round_even(values: torch.Tensor) -> torch.Tensor:
+    """Nearest even integer, with the gradient of the identity."""
+    return values + (2 * torch.round(values.detach() / 2) - values.detach())
+
+
+def round_integer(values: torch.Tensor) -> torch.Tensor:
+    """Nearest integer, with the gradient of the identity."""
+    return values + (torch.round(values.detach()) - values.detach())
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The integers of one layer as tensors: what FOLDED runs and what lowering copies."""
+
+    weights: tuple[torch.Tensor, ...]
+    bias: torch.Tensor
+    threshold: int
+    identity: int
+
+
+class NormedConv(torch.nn.Module):
+    """A SLAYER conv synapse (or its transpose) and the batch norm that is folded into it."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        output_padding: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.transpose = output_padding is not None
+        self.output_padding = output_padding or (0, 0)
+        self.stride, self.padding, self.groups = stride, kernel // 2, groups
+        kind = slayer.synapse.ConvT if self.transpose else slayer.synapse.Conv
+        self.synapse = kind(
+            in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups
+        )
+        fan_in = in_channels // groups * kernel * kernel
+        torch.nn.init.normal_(self.synapse.weight, std=fan_in**-0.5)
+        self.gain = torch.nn.Parameter(torch.ones(out_channels))
+        self.shift = torch.nn.Parameter(torch.zeros(out_channels))
+        self.mean: torch.Tensor
+        self.var: torch.Tensor
+        self.register_buffer("mean", torch.zeros(out_channels))
+        self.register_buffer("var", torch.ones(out_channels))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The kernel without SLAYER's time axis: OIHW, or IOHW when transposed."""
+        return self.synapse.weight.squeeze(-1)
+
+    def per_output(self, values: torch.Tensor) -> torch.Tensor:
+        """A per-channel vector shaped to multiply the kernel."""
+        return values[None, :, None, None] if self.transpose else values[:, None, None, None]
+
+    def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """W' and b' under the running statistics."""
+        scale = self.gain * torch.rsqrt(self.var + EPS)
+        return self.weight * self.per_output(scale), self.shift - self.mean * scale
+
+    def convolve(self, events: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The synaptic sums of events (M, C, H, W)."""
+        if self.transpose:
+            return F.conv_transpose2d(
+                events,
+                weight,
+                stride=self.stride,
+                padding=self.padding,
+                output_padding=self.output_padding,
+            )
+        return F.conv2d(
+            events, weight, stride=self.stride, padding=self.padding, groups=self.groups
+        )
+
+    def normalised(self, sums: torch.Tensor) -> torch.Tensor:
+        """Batch norm over samples, space and time; updates the running statistics."""
+        return F.batch_norm(sums, self.mean, self.var, self.gain, self.shift, True, MOMENTUM, EPS)
+
+    def record(self, weight: np.ndarray) -> Synapse:
+        """The integer record of this synapse."""
+        stride, padding = (self.stride, self.stride), (self.padding, self.padding)
+        if self.transpose:
+            return ConvTranspose(weight, stride, padding, self.output_padding)
+        return Conv(weight, stride, padding, groups=self.groups)
+
+
+class SpikingLayer(torch.nn.Module):
+    """LIF neurons driven by one or more normed convs, and by an identity shortcut where asked for.
+
+    input_max: the largest value of an event: 1 for spikes, 63 for 6-bit pixels. Graded events are
+    divided by it, so that weights of all layers are of one size.
+    """
+
+    def __init__(
+        self,
+        convs: Sequence[NormedConv],
+        neuron: NeuronConfig,
+        *,
+        identity: bool = False,
+        input_max: int = 1,
+    ) -> None:
+        super().__init__()
+        self.convs = torch.nn.ModuleList(convs)
+        self.identity, self.input_max = identity, input_max
+        self.neuron = slayer.neuron.cuba.Neuron(
+            threshold=1,
+            current_decay=1,
+            voltage_decay=neuron.voltage_decay,
+            tau_grad=neuron.tau_grad,
+            scale_grad=neuron.scale_grad,
+        )
+        self.norm = Norm.FLOAT
+        self.steps = 1
+        self.rate: torch.Tensor | None = None  # mean of the last forward, kept in the graph
+
+    @property
+    def voltage_decay(self) -> int:
+        """Of 4096."""
+        return int(self.neuron.cx_voltage_decay)
+
+    def _scale(self, folded: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+        """q: see the module's docstring. Even where an identity shortcut needs it as a weight."""
+        largest = max(float(weight.abs().max()) for weight, _ in folded) / self.input_max
+        bias = float(sum(bias for _, bias in folded).abs().max())
+        limits = [WEIGHT_MAX / max(largest, 1e-9), float(THRESHOLD_MAX), BIAS_MAX / max(bias, 1e-9)]
+        if self.input_max > 1:
+            # Σ|w|·max·64 + 64·bias < 2^23, with one even step of rounding for each weight.
+            fan_in = max(weight[0].numel() for weight, _ in folded)
+            room = (STATE_LIMIT >> STATE_SHIFT) - BIAS_MAX - fan_in * self.input_max - 1
+            per_neuron = max(float(weight.abs().sum((1, 2, 3)).max()) for weight, _ in folded)
+            limits.append(room / max(per_neuron, 1e-9))
+        if self.identity:
+            limits.append(float(WEIGHT_MAX))
+        return max(2.0, 2.0 * int(min(limits) / 2))
+
+    def folded(self) -> Folded:
+        """The integers of this layer under its running statistics, differentiable."""
+        pairs = [conv.folded() for conv in self.convs]
+        with torch.no_grad():
+            scale = self._scale(pairs)
+        weights = tuple(round_even(weight * (scale / self.input_max)) for weight, _ in pairs)
+        bias = round_integer(sum(bias for _, bias in pairs) * scale)
+        return Folded(weights, bias, int(scale), int(scale) if self.identity else 0)
+
+    def _parameters_of_lif(self, threshold: float, state_scale: int) -> LifParameters:
+        neuron = self.neuron
+        return LifParameters(
+            threshold=threshold,
+            voltage_decay=self.voltage_decay,
+            tau=neuron.tau_rho * TAU_RHO_MULT / neuron.threshold,
+            scale=neuron.scale_rho * SCALE_RHO_MULT,
+            state_scale=state_scale,
+        )
+
+    def forward(self, *events: torch.Tensor) -> torch.Tensor:
+        """Spikes of this layer; one tensor of events for each conv, one more for the identity."""
+        if self.training and self.norm is Norm.FLOAT:
+            spikes = self._forward_float(*events)
+        else:
+            spikes = self._forward_integers(*events)
+        self.rate = spikes.float().mean() if self.training else None
+        return spikes
+
+    def _spikes(self, drive: torch.Tensor, parameters: LifParameters) -> torch.Tensor:
+        shape = (self.steps, -1, *drive.shape[1:])
+        memory = torch.channels_last
+        drive = drive.contiguous(memory_format=memory)
+        folded_in = drive.permute(0, 2, 3, 1).reshape(
+            shape[0], shape[1], *drive.shape[2:], shape[2]
+        )
+        spikes = lif(folded_in, parameters)
+        return spikes.reshape(-1, *drive.shape[2:], shape[2]).permute(0, 3, 1, 2)
+
+    def _forward_float(self, *events: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            pairs = [conv.folded() for conv in self.convs]
+            scale = self._scale(pairs) / self.input_max
+        drive: torch.Tensor | None = None
+        for conv, source, (folded, _) in zip(self.convs, events, pairs, strict=False):
+            with torch.no_grad():
+                step = conv.per_output(conv.gain * torch.rsqrt(conv.var + EPS)) * scale
+                step = torch.where(step.abs() < 1e-9, 1e-9, step)
+                error = 2 * torch.round(folded * scale / 2) / step - conv.weight
+            sums = conv.convolve(source, conv.weight + error)
+            if self.input_max > 1:
+                sums = sums / self.input_max
+            current = conv.normalised(sums)
+            drive = current if drive is None else drive + current
+        assert drive is not None
+        if self.identity:
+            drive = drive + events[-1]
+        return self._spikes(drive, self._parameters_of_lif(1.0, 0))
+
+    def _forward_integers(self, *events: torch.Tensor) -> torch.Tensor:
+        integers = self.folded()
+        drive = integers.bias[None, :, None, None]
+        with torch.autocast(events[0].device.type, enabled=False):  # sums must stay exact
+            for conv, weight, source in zip(self.convs, integers.weights, events, strict=False):
+                drive = drive + conv.convolve(source.float(), weight)
+            if self.identity:
+                drive = drive + integers.identity * events[-1].float()
+        parameters = self._parameters_of_lif(integers.threshold, 1 << STATE_SHIFT)
+        return self._spikes(drive, parameters)
+
+    def record(self, name: str, sources: Sequence[str]) -> Lif:
+        """Copy the integers into a record; sources name what `forward` is given."""
+        with torch.no_grad():
+            integers = self.folded()
+        currents = [
+            Current(source, conv.record(_int32(weight)))
+            for conv, weight, source in zip(self.convs, integers.weights, sources, strict=False)
+        ]
+        if self.identity:
+            currents.append(Current(sources[-1], Identity(integers.identity)))
+        return Lif(
+            name=name,
+            currents=tuple(currents),
+            bias=_int32(integers.bias),
+            threshold=integers.threshold,
+            voltage_decay=self.voltage_decay,
+            current_decay=DECAY_UNITY,
+        )
+
+
+def _int32(values: torch.Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy().astype(np.int32)
+
+
+Emit = Callable[[str, SpikingLayer, Sequence[str]], str]
+"""Called for each layer in order with its local name, the layer and the names of its sources."""
+
+
+class Block(torch.nn.Module):
+    """A row of spiking layers with a shortcut where it has one; split logic has no place here."""
+
+    def __init__(self, layers: dict[str, SpikingLayer], shortcut: bool) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleDict(layers)
+        self.shortcut = shortcut  # whether the last layer also takes the block's own input
+
+    def forward(self, events: torch.Tensor) -> torch.Tensor:
+        """Spikes of the last layer."""
+        hidden, last = events, len(self.layers) - 1
+        for index, layer in enumerate(self.layers.values()):
+            hidden = layer(hidden, events) if self.shortcut and index == last else layer(hidden)
+        return hidden
+
+    def lower(self, source: str, emit: Emit) -> str:
+        """Emit every layer's record; returns the name of the last one."""
+        hidden, last = source, len(self.layers) - 1
+        for index, (name, layer) in enumerate(self.layers.items()):
+            assert isinstance(layer, SpikingLayer)
+            sources = (hidden, source) if self.shortcut and index == last else (hidden,)
+            hidden = emit(name, layer, sources)
+        return hidden

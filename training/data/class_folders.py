@@ -1,0 +1,231 @@
+"""A user's own images: one folder a class, in a folder or a zip.
+
+    ROOT/train/CLASS/*.jpg  and  ROOT/test/CLASS/*.jpg      the test images are the user's choice
+    ROOT/CLASS/*.jpg                                        a fifth of them is held out for testing
+
+A single folder that wraps all of it is stepped into. A tenth of the training images is held out for
+validation. Classes are numbered in the order of their sorted names.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import Progress
+
+from splitcore.errors import DataError
+from splitcore.graph import Shape
+from training.data.dataset import MAX_ARRAY_BYTES, Dataset, Split, hold_out
+from training.data.image_files import Listing, Source, open_source
+
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+MAX_PIXELS = 50_000_000  # of one image, decoded
+MAX_CLASSES = 100_000
+EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
+MODE_OF = {1: "L", 3: "RGB"}
+CHUNK = 256  # images a thread decodes before it hands them over
+THREADS = 4
+CIFAR10_CLASSES = frozenset(
+    ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Images of each split by class, in the order of `classes`; test is empty when not given."""
+
+    classes: tuple[str, ...]
+    train: tuple[tuple[PurePosixPath, ...], ...]
+    test: tuple[tuple[PurePosixPath, ...], ...]
+
+
+def load(path: Path, seed: int = 0, image_shape: Shape | None = None) -> Dataset:
+    """Decode all images of a folder or zip, a progress bar on stderr.
+
+    image_shape (C, H, W): images of another size are cropped to its aspect and scaled (counted in
+    `Dataset.resized`); without it all must be of the first one's size. C is 1 (grey) or 3 (RGB).
+    Raises DataError naming the file or folder that is wrong.
+    """
+    if image_shape is not None and (image_shape[0] not in MODE_OF or min(image_shape) < 1):
+        raise DataError(f"image shape: expected (1 or 3, H, W), got {tuple(image_shape)}")
+    with open_source(path) as source, warnings.catch_warnings():
+        # Pillow warns of a bomb before it refuses one; here the first word is final.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        layout = arrange(path, source.listing)
+        shape = image_shape or _shape_of(source, layout.train[0][0])
+        decoder = _Decoder(source, shape, may_resize=image_shape is not None)
+        name = _dataset_name(path, layout)
+        train = decoder.split(name, layout.train)
+        test = decoder.split(name, layout.test) if layout.test else None
+    if decoder.resized:
+        logger.info("%s: %d images cropped and scaled to %s", path, decoder.resized, shape)
+    smallest = len(layout.classes)  # one of each class, at least
+    if test is None:
+        count = max(round(TEST_SHARE * len(train)), smallest)
+        train, test = hold_out(train, count, seed, name)
+    count = max(round(VALIDATION_SHARE * len(train)), smallest)
+    train, validation = hold_out(train, count, seed, name)
+    return Dataset(name, layout.classes, train, validation, test, decoder.resized)
+
+
+def arrange(where: Path, listing: Listing) -> Layout:
+    """Find out which of the two layouts a listing is. Raises DataError naming what does not fit."""
+    if not listing.images:
+        raise DataError(f"{where}: holds no images; expected CLASS/*.jpg or train/CLASS/*.jpg")
+    root = PurePosixPath()
+    folders, loose = _children(listing, root)
+    while len(folders) == 1 and not loose and _children(listing, root / folders[0])[0]:
+        root = root / folders[0]
+        folders, loose = _children(listing, root)
+    if not {"train", "test"} & set(folders):
+        classes, images = _classes(where, listing, root)
+        return Layout(classes, images, ())
+    if set(folders) != {"train", "test"} or loose:
+        found = ", ".join([*folders, *(image.name for image in loose[:3])])
+        raise DataError(f"{where}: expected the folders train and test alone, found {found}")
+    classes, train = _classes(where, listing, root / "train")
+    test_classes, test = _classes(where, listing, root / "test")
+    if differing := sorted(set(classes) ^ set(test_classes)):
+        raise DataError(
+            f"{where}: train and test differ in their classes: "
+            f"{', '.join(differing[:5])} in one of them only"
+        )
+    return Layout(classes, train, test)
+
+
+def _children(listing: Listing, at: PurePosixPath) -> tuple[list[str], list[PurePosixPath]]:
+    folders = [folder.name for folder in listing.folders if folder.parent == at]
+    return folders, [image for image in listing.images if image.parent == at]
+
+
+def _classes(
+    where: Path, listing: Listing, root: PurePosixPath
+) -> tuple[tuple[str, ...], tuple[tuple[PurePosixPath, ...], ...]]:
+    by_class: dict[str, list[PurePosixPath]] = {name: [] for name in _children(listing, root)[0]}
+    if len(by_class) > MAX_CLASSES:
+        raise DataError(f"{where}: more than {MAX_CLASSES} class folders")
+    depth = len(root.parts) + 1
+    for image in listing.images:
+        if image.parts[: depth - 1] != root.parts:
+            continue
+        if len(image.parts) != depth + 1:
+            raise DataError(f"{where}: {image}: lies in no class folder, or too deep in one")
+        by_class[image.parts[depth - 1]].append(image)
+    for name, images in by_class.items():
+        if not images:
+            raise DataError(f"{where}: class folder {root / name} holds no images")
+        if not name.isprintable():
+            raise DataError(f"{where}: class folder {name!r}: expected a printable name")
+    if len(by_class) < 2:
+        raise DataError(f"{where}: expected at least two class folders, found {len(by_class)}")
+    return tuple(by_class), tuple(tuple(images) for images in by_class.values())
+
+
+def _dataset_name(path: Path, layout: Layout) -> str:
+    """The folder's name, but for one set that must not be taken for the lossless original."""
+    images = [image for part in (layout.train, layout.test) for group in part for image in group]
+    if (
+        frozenset(layout.classes) == CIFAR10_CLASSES
+        and len(images) == 60_000
+        and all(image.suffix.lower() in (".jpg", ".jpeg") for image in images)
+    ):
+        return "CIFAR-10-JPEG"
+    return path.resolve().stem
+
+
+def _open(source: Source, image: PurePosixPath) -> Image.Image:
+    """A decoded 8-bit image, turned upright as its EXIF says. Raises DataError naming it."""
+    data = source.read(image)
+    try:
+        opened = Image.open(io.BytesIO(data))
+        if opened.width * opened.height > MAX_PIXELS:
+            raise DataError(
+                f"{image}: {opened.width}×{opened.height} pixels, more than {MAX_PIXELS}"
+            )
+        if opened.mode not in EIGHT_BIT_MODES:
+            raise DataError(f"{image}: expected 8 bits a channel, got mode {opened.mode}")
+        return ImageOps.exif_transpose(opened)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on hostile bytes
+        reason = str(error).replace(repr(image), "it")
+        raise DataError(f"{image}: broken image ({type(error).__name__}: {reason})") from None
+
+
+def _shape_of(source: Source, image: PurePosixPath) -> Shape:
+    opened = _open(source, image)
+    channels = 1 if opened.mode in ("1", "L", "LA") else 3
+    return channels, opened.height, opened.width
+
+
+class _Decoder:
+    """Decodes images of one source to one shape in a few threads; counts those it had to resize."""
+
+    def __init__(self, source: Source, shape: Shape, *, may_resize: bool) -> None:
+        self._source = source
+        self._shape = shape
+        self._may_resize = may_resize
+        self.resized = 0
+
+    def split(self, name: str, images: tuple[tuple[PurePosixPath, ...], ...]) -> Split:
+        """All images (by class) as one Split."""
+        files = [image for group in images for image in group]
+        channels, height, width = self._shape
+        if len(files) * channels * height * width > MAX_ARRAY_BYTES:
+            raise DataError(
+                f"{name}: {len(files)} images of shape {self._shape} take more than "
+                f"{MAX_ARRAY_BYTES >> 30} GiB; ask for a smaller shape"
+            )
+        labels = np.repeat(np.arange(len(images)), [len(group) for group in images])
+        pixels = np.empty((len(files), *self._shape), dtype=np.uint8)
+        progress = Progress(console=Console(stderr=True), transient=True)
+        with progress, ThreadPoolExecutor(THREADS) as pool:
+            task = progress.add_task(f"decoding {name}", total=len(files))
+            done = 0
+            try:
+                for decoded, resized in pool.map(self._chunk, _chunks(files, CHUNK)):
+                    pixels[done : done + len(decoded)] = decoded
+                    done += len(decoded)
+                    self.resized += resized
+                    progress.update(task, completed=done)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else the rest would be decoded for nothing
+                raise
+        return Split(pixels, labels)
+
+    def _chunk(self, images: list[PurePosixPath]) -> tuple[np.ndarray, int]:
+        decoded = [self._decode(image) for image in images]
+        return np.stack([pixels for pixels, _ in decoded]), sum(resized for _, resized in decoded)
+
+    def _decode(self, image: PurePosixPath) -> tuple[np.ndarray, bool]:
+        channels, height, width = self._shape
+        opened = _open(self._source, image)
+        resize = opened.size != (width, height)
+        if resize and not self._may_resize:
+            raise DataError(
+                f"{image}: {opened.width}×{opened.height} pixels where the first image has "
+                f"{width}×{height}; give the image shape to scale all to"
+            )
+        converted = opened.convert(MODE_OF[channels])
+        if resize:
+            converted = ImageOps.fit(converted, (width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(converted)
+        return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)), resize
+
+
+def _chunks(files: list[PurePosixPath], size: int) -> Iterator[list[PurePosixPath]]:
+    iterator: Iterable[PurePosixPath] = iter(files)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,41 @@
+"""One way in to every source of images.
+
+"digits"                       scikit-learn's 1,797 scans, on disk with the package
+"cifar10", "cifar100"          through torchvision, downloaded when missing
+a folder or zip of classes     train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg alone
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from splitcore.errors import DataError
+from splitcore.graph import Shape
+from training.data import class_folders, digits, torchvision_cifar
+from training.data.dataset import Dataset
+
+
+def load(name_or_path: str | Path, seed: int = 0, image_shape: Shape | None = None) -> Dataset:
+    """Load images by name or from a path; the seed fixes what is held out for validation.
+
+    image_shape (C, H, W): what a folder's images are cropped, scaled and converted to; without it
+    they must all be of one size. The named sources have one shape and refuse any other.
+    Raises DataError saying what is wrong and where.
+    """
+    name = str(name_or_path)
+    if name == "digits":
+        dataset = digits.load(seed)
+    elif name in torchvision_cifar.NAMES:
+        dataset = torchvision_cifar.load(name, seed)
+    elif Path(name).exists():
+        return class_folders.load(Path(name), seed, image_shape)
+    else:
+        known = ", ".join(("digits", *torchvision_cifar.NAMES))
+        raise DataError(
+            f"{name}: no such data; give one of {known}, or a folder or zip of class folders"
+        )
+    if image_shape is not None and tuple(image_shape) != dataset.image_shape:
+        raise DataError(
+            f"{name}: its images are {dataset.image_shape} (C, H, W), not {tuple(image_shape)}"
+        )
+    return dataset
