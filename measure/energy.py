@@ -1,0 +1,470 @@
+"""Energy of an edge network by two accountings side by side, from what really fired.
+
+op_only   synaptic ops and graded MACs, the arithmetic alone, as most papers count
+full      the same plus neuron updates active and idle, memory by layer footprint, addressing,
+          spike routing, relays, and static power over the run time
+
+Each term is counted, absent (the profile has no figure for it) or included (its cost is part of
+another figure, or does not exist on that hardware). An absent term is never zero: it is missing
+from the sum and says so. All results are modelled from counts; nothing here is measured.
+
+Memory after Lemaire et al. 2022 (arXiv 2210.13107, equations 5 and 7–15): an operation reads its
+weight, and reads and writes the state it changes; an update reads its bias, and reads and writes
+its state; an event is written once by its layer and read once by each consumer. Each layer has its
+own buffers, and an access costs by the size of the buffer. Operations are the true fan-out at the
+borders where the paper multiplies by the whole kernel. Addressing (its equations 16 and 17): one
+addition an operation and, before a convolution, two multiply-adds an event.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from measure.profile import Profile
+from splitcore.errors import DataError, GraphError
+from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Identity, Lif, Synapse
+
+if TYPE_CHECKING:
+    from measure.counts import Counts
+
+US_MW_TO_PJ = 1e3  # 1 µs · 1 mW = 1 nJ
+OP_ONLY = ("synops", "macs")
+
+Status = Literal["counted", "absent", "included"]
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One line of the accounting: pJ (N, L) when counted, else why it is not."""
+
+    name: str
+    status: Status
+    assumption: str
+    energy_pj: np.ndarray | None = None
+
+    @property
+    def op_only(self) -> bool:
+        """Whether the term belongs to both accountings, or to the full one alone."""
+        return self.name in OP_ONLY
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyResult:
+    """Modelled energy of N samples through L layers under one profile."""
+
+    profile: str
+    layers: tuple[str, ...]
+    steps: int
+    terms: tuple[Term, ...]
+
+    def _sum(self, op_only: bool) -> np.ndarray:
+        counted = [t.energy_pj for t in self.terms if t.op_only or not op_only]
+        return np.sum([energy for energy in counted if energy is not None], axis=0)
+
+    @property
+    def op_only_pj(self) -> np.ndarray:
+        """(N, L) pJ of the arithmetic alone."""
+        return self._sum(op_only=True)
+
+    @property
+    def full_pj(self) -> np.ndarray:
+        """(N, L) pJ of every term that has a figure."""
+        return self._sum(op_only=False)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Terms that exist on this hardware but have no figure, so are missing from the sum."""
+        return tuple(term.name for term in self.terms if term.status == "absent")
+
+    def mean_pj(self) -> dict[str, float]:
+        """Mean pJ a sample, by accounting."""
+        return {
+            "op_only": float(self.op_only_pj.sum(axis=1).mean()),
+            "full": float(self.full_pj.sum(axis=1).mean()),
+        }
+
+    def as_dict(self) -> dict[str, object]:
+        """A JSON-able record: totals, spread over samples, layers, terms with assumptions."""
+        return {
+            "profile": self.profile,
+            "steps": self.steps,
+            "energy_pj": self.mean_pj(),
+            "spread_pj": {
+                "op_only": spread(self.op_only_pj.sum(axis=1)),
+                "full": spread(self.full_pj.sum(axis=1)),
+            },
+            "layers": {
+                name: {"op_only": float(op), "full": float(full)}
+                for name, op, full in zip(
+                    self.layers,
+                    self.op_only_pj.mean(axis=0),
+                    self.full_pj.mean(axis=0),
+                    strict=True,
+                )
+            },
+            "terms": [
+                {
+                    "name": term.name,
+                    "status": term.status,
+                    "accounting": "op_only and full" if term.op_only else "full",
+                    "assumption": term.assumption,
+                    "energy_pj": None
+                    if term.energy_pj is None
+                    else float(term.energy_pj.sum(axis=1).mean()),
+                    "layers_pj": None
+                    if term.energy_pj is None
+                    else [float(value) for value in term.energy_pj.mean(axis=0)],
+                }
+                for term in self.terms
+            ],
+        }
+
+
+def spread(values: np.ndarray) -> dict[str, float]:
+    """Mean, standard deviation, extremes and the 5th and 95th percentile over samples."""
+    low, high = np.percentile(values, [5, 95])
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "p5": float(low),
+        "p95": float(high),
+        "max": float(values.max()),
+    }
+
+
+def connections(synapse: Synapse, source: tuple[int, int, int]) -> int:
+    """Pairs of a source neuron and a target neuron that this synapse joins, borders left out.
+
+    It is what a dense network computes as MACs in one step, and what one step of a network that
+    fires everywhere would do as synaptic operations.
+    """
+    match synapse:
+        case Identity():
+            return math.prod(source)
+        case Dense(weight_oi=weight_oi):
+            return int(weight_oi.size)
+        case Conv():
+            out_channels, per_group, *kernel = synapse.weight_oihw.shape
+            _, *out = synapse.output_shape(source)
+            taps = [
+                _tap_pairs(source[1 + axis], out[axis], kernel[axis], synapse, axis)
+                for axis in (0, 1)
+            ]
+            return int(out_channels * per_group * taps[0] * taps[1])
+        case ConvTranspose():
+            in_channels, out_channels, *kernel = synapse.weight_iohw.shape
+            _, *out = synapse.output_shape(source)
+            taps = [
+                sum(
+                    0 <= place * synapse.stride[axis] + tap - synapse.padding[axis] < out[axis]
+                    for place in range(source[1 + axis])
+                    for tap in range(kernel[axis])
+                )
+                for axis in (0, 1)
+            ]
+            return int(in_channels * out_channels * taps[0] * taps[1])
+        case _:
+            raise GraphError(f"energy: no such synapse {type(synapse).__name__}")
+
+
+def _tap_pairs(size: int, out: int, kernel: int, conv: Conv, axis: int) -> int:
+    first = np.arange(out)[:, None] * conv.stride[axis] - conv.padding[axis]
+    place = first + np.arange(kernel)[None, :] * conv.dilation[axis]
+    return int(((place >= 0) & (place < size)).sum())
+
+
+def rate_times_steps(graph: Graph, counts: Counts) -> float:
+    """T × firing rate: synaptic ops a sample and spiking connection.
+
+    The rate is that of the spikes that arrive, weighted by the connections they pass, so with
+    equal energy an op it is the very ratio of spiking to dense arithmetic. A graded input does
+    MACs and is left out.
+    """
+    dense = sum(
+        connections(current.synapse, graph.shapes[current.source])
+        for _, current in graph.currents()
+        if current.source != graph.input.name or graph.input.message_bits == 0
+    )
+    if dense == 0:
+        return 0.0
+    return float(counts.synops.sum(axis=1).mean()) / dense
+
+
+def energy(
+    graph: Graph,
+    counts: Counts,
+    profile: Profile,
+    steps: int,
+    input_events: np.ndarray | None = None,
+) -> EnergyResult:
+    """Both accountings of what `counts` (N, L) says has happened in `steps` time steps.
+
+    input_events (N,): nonzero input values a sample, over all steps. Without it every input value
+    is taken to send an event each step, which is the most there can be.
+    """
+    names = tuple(layer.name for layer in graph.layers)
+    if tuple(counts.layers) != names:
+        raise DataError(f"counts: expected layers {names}, got {tuple(counts.layers)}")
+    if not len(counts.spikes):
+        raise DataError("counts: expected at least one sample")
+    model = _Model(graph, counts, profile, steps, input_events)
+    return EnergyResult(profile.name, names, steps, model.terms())
+
+
+class _Model:
+    """The counts of one run as float arrays (N, L), and the terms that price them."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        counts: Counts,
+        profile: Profile,
+        steps: int,
+        input_events: np.ndarray | None,
+    ) -> None:
+        self.graph, self.profile, self.steps = graph, profile, steps
+        self.spikes = counts.spikes.astype(np.float64)
+        self.synops = counts.synops.astype(np.float64)
+        self.macs = counts.macs.astype(np.float64)
+        self.updates = counts.neuron_updates.astype(np.float64)
+        self.relays = counts.relay_events.astype(np.float64)
+        self.operations = self.synops + self.macs
+        self.active = np.minimum(self.updates, self.operations)
+        self.neurons = np.array([math.prod(graph.shapes[layer.name]) for layer in graph.layers])
+        self.input_known = input_events is not None
+        dense_events = np.full(len(self.spikes), math.prod(graph.input.shape) * steps)
+        self.input_events = (
+            dense_events if input_events is None else np.asarray(input_events)
+        ).astype(np.float64)
+
+    def terms(self) -> tuple[Term, ...]:
+        """Every term, in the order of the assumptions table."""
+        input_text = (
+            "input events as counted"
+            if self.input_known
+            else "every input value taken as an event in each step"
+        )
+        active_text = (
+            "a neuron is active in at most as many steps as operations reached its layer "
+            "(the most that the counts allow)"
+        )
+        return (
+            self._priced(
+                "synops",
+                "each spike through each synapse it really has, borders counted out",
+                (self.synops, "synop_energy"),
+            ),
+            self._priced(
+                "macs",
+                "each nonzero graded input through each synapse it really has, in each step",
+                (self.macs, "mac_energy"),
+            ),
+            self._priced(
+                "neuron_updates_active",
+                active_text,
+                (self.active, "neuron_update_active_energy"),
+            ),
+            self._priced(
+                "neuron_updates_idle",
+                "every neuron is updated in each step; those not active are idle",
+                (self.updates - self.active, "neuron_update_idle_energy"),
+            ),
+            self._memory("memory_weights", "one weight read an operation, one bias read an update"),
+            self._memory("memory_states", "state read and written by each operation and update"),
+            self._memory("memory_events", f"each event written once and read by each consumer; {input_text}"),
+            self._priced(
+                "addressing",
+                "one addition an operation, two multiply-adds an event before a convolution; "
+                + input_text,
+                (self.operations, "address_add_energy"),
+                (2 * self._events_before_convolutions(), "address_mac_energy"),
+            ),
+            self._routing(input_text),
+            self._relays(),
+            self._static(),
+        )
+
+    def _missing(self, name: str, *figures: str) -> Term | None:
+        """The term when it cannot be counted: part of another, or without a figure."""
+        if name in self.profile.included:
+            return Term(name, "included", self.profile.included[name])
+        missing = [figure for figure in figures if self.profile.value(figure) is None]
+        if missing:
+            return Term(name, "absent", f"no figure: {', '.join(missing)}")
+        return None
+
+    def _figure(self, name: str) -> float:
+        value = self.profile.value(name)
+        assert value is not None, name
+        return value
+
+    def _priced(self, name: str, assumption: str, *parts: tuple[np.ndarray, str]) -> Term:
+        missing = self._missing(name, *(figure for _, figure in parts))
+        if missing:
+            return missing
+        total = np.sum([count * self._figure(figure) for count, figure in parts], axis=0)
+        return Term(name, "counted", assumption, total)
+
+    def _events_in(self, layer: Lif) -> Sequence[tuple[str, Synapse, np.ndarray]]:
+        """(source, synapse, events (N,)) of each current of a layer."""
+        return [
+            (current.source, current.synapse, self._events_of(current.source))
+            for current in layer.currents
+        ]
+
+    def _events_of(self, source: str) -> np.ndarray:
+        if source == self.graph.input.name:
+            return self.input_events
+        return self.spikes[:, [layer.name for layer in self.graph.layers].index(source)]
+
+    def _events_before_convolutions(self) -> np.ndarray:
+        columns = [
+            sum(
+                (events for _, synapse, events in self._events_in(layer) if not isinstance(synapse, Dense)),
+                np.zeros(len(self.spikes)),
+            )
+            for layer in self.graph.layers
+        ]
+        return np.stack(columns, axis=1)
+
+    def _memory(self, name: str, assumption: str) -> Term:
+        memory = self.profile.memory
+        if name in self.profile.included or memory is None:
+            return self._missing(name) or Term(name, "absent", "no figure: memory")
+        columns = []
+        for index, layer in enumerate(self.graph.layers):
+            operations, updates = self.operations[:, index], self.updates[:, index]
+            match name:
+                case "memory_weights":
+                    weights = sum(_weight_count(current.synapse) for current in layer.currents)
+                    column = operations * self._word(
+                        weights, memory.weight_bits
+                    ) + updates * self._word(layer.bias.size, memory.bias_bits)
+                case "memory_states":
+                    word = self._word(int(self.neurons[index]), memory.state_bits)
+                    column = 2 * (operations + updates) * word
+                case "memory_events":
+                    column = self.spikes[:, index] * self._word(
+                        int(self.neurons[index]), memory.event_bits
+                    )
+                    for source, _, events in self._events_in(layer):
+                        graded = source == self.graph.input.name and self.graph.input.message_bits
+                        bits = memory.activation_bits if graded else memory.event_bits
+                        size = math.prod(self.graph.shapes[source])
+                        column = column + events * self._word(size, bits)
+                case _:
+                    raise AssertionError(name)
+            columns.append(column)
+        return Term(name, "counted", f"{assumption}; {memory.assumption}", np.stack(columns, axis=1))
+
+    def _word(self, words: int, bits: int) -> float:
+        """pJ of one access to a word of so many bits in a buffer of so many words."""
+        memory = self.profile.memory
+        assert memory is not None
+        return self.profile.access_energy_pj(words * bits / 8) * bits / memory.word_bits
+
+    def _message_pj(self) -> float:
+        return self._figure("message_energy") + self._figure("hops_per_message") * self._figure(
+            "hop_energy"
+        )
+
+    def _routing(self, input_text: str) -> Term:
+        figures = ("message_energy", "hop_energy", "hops_per_message")
+        missing = self._missing("routing", *figures)
+        if missing:
+            return missing
+        columns = []
+        for index, layer in enumerate(self.graph.layers):
+            consumers = sum(current.source == layer.name for _, current in self.graph.currents())
+            consumers += layer is self.graph.output  # the link
+            messages = consumers * self.spikes[:, index]
+            messages = messages + self.input_events * sum(
+                current.source == self.graph.input.name for current in layer.currents
+            )
+            columns.append(messages * self._message_pj())
+        return Term(
+            "routing",
+            "counted",
+            f"one message an event and consuming layer (the link consumes the output), "
+            f"{self.profile.value('hops_per_message'):g} tile borders each; {input_text}",
+            np.stack(columns, axis=1),
+        )
+
+    def _relays(self) -> Term:
+        figures = (
+            "synop_energy",
+            "neuron_update_active_energy",
+            "neuron_update_idle_energy",
+            "message_energy",
+            "hop_energy",
+            "hops_per_message",
+        )
+        missing = self._missing("relays", *figures)
+        if missing:
+            return missing
+        updates = np.array(
+            [
+                sum(
+                    self.graph.relays(layer, current) * math.prod(self.graph.shapes[current.source])
+                    for current in layer.currents
+                )
+                * self.steps
+                for layer in self.graph.layers
+            ],
+            dtype=np.float64,
+        )
+        event_pj = (
+            self._figure("synop_energy")
+            + self._figure("neuron_update_active_energy")
+            + self._message_pj()
+        )
+        idle_pj = self._figure("neuron_update_idle_energy")
+        return Term(
+            "relays",
+            "counted",
+            "a relay is a neuron: one synaptic op, one active update and one message an event it "
+            "passes on, an idle update in every other step",
+            self.relays * event_pj + (updates[None, :] - self.relays) * idle_pj,
+        )
+
+    def _static(self) -> Term:
+        figures = ("static_power", "step_time", "neurons_per_chip")
+        missing = self._missing("static", *figures)
+        if missing:
+            return missing
+        chips = math.ceil(self.neurons.sum() / self._figure("neurons_per_chip"))
+        total_pj = (
+            chips
+            * self._figure("static_power")
+            * self.steps
+            * self._figure("step_time")
+            * US_MW_TO_PJ
+        )
+        share = self.neurons / self.neurons.sum()
+        return Term(
+            "static",
+            "counted",
+            f"{chips} whole chip(s) by neuron count, on for {self.steps} steps of "
+            f"{self._figure('step_time'):g} us, nothing between samples; shared out by neurons",
+            np.tile(total_pj * share, (len(self.spikes), 1)),
+        )
+
+
+def _weight_count(synapse: Synapse) -> int:
+    match synapse:
+        case Identity():
+            return 1
+        case Dense(weight_oi=weight):
+            return int(weight.size)
+        case Conv(weight_oihw=weight):
+            return int(weight.size)
+        case ConvTranspose(weight_iohw=weight):
+            return int(weight.size)
+        case _:
+            raise GraphError(f"energy: no such synapse {type(synapse).__name__}")
