@@ -115,6 +115,11 @@ class SplitModel(torch.nn.Module):
         """Every layer of LIF neurons in order of construction."""
         return [module for module in self.modules() if isinstance(module, SpikingLayer)]
 
+    def edge_layers(self) -> list[SpikingLayer]:
+        """The layers of the edge half, the encoder last."""
+        edge = [module for module in self.edge.modules() if isinstance(module, SpikingLayer)]
+        return [*edge, self.encoder]
+
     def set_norm(self, norm: Norm) -> None:
         """Switch how every layer normalises while it trains."""
         for layer in self.spiking_layers():

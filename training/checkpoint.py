@@ -1,0 +1,137 @@
+"""A training run on disk as one safetensors file: weights, optimiser, random state, history.
+
+No pickle: everything that is no tensor is JSON in the file's header. The file is replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from splitcore.errors import ConfigError
+from training import config as configuration
+from training.config import Config
+from training.model import SplitModel
+
+FORMAT = "spikebottlenet-checkpoint-1"
+FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load` found: tensors by name, and the header's facts."""
+
+    path: Path
+    config: Config
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    data_digest: str
+    epoch: int  # epochs done
+    history: list[dict[str, float]]
+    tensors: dict[str, torch.Tensor]
+    optimiser_groups: list[dict[str, Any]]
+
+    def model(self) -> SplitModel:
+        """The model with the checkpoint's weights."""
+        model = self.config.build(self.image_shape, len(self.classes))
+        self._into(model)
+        return model
+
+    def _into(self, model: SplitModel) -> None:
+        prefix = "model."
+        state = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{self.path}: weights do not fit its config ({first})") from None
+
+    def restore(
+        self,
+        model: SplitModel,
+        optimiser: torch.optim.Optimizer,
+        generators: dict[str, torch.Generator],
+    ) -> None:
+        """Put weights, optimiser and random state back where they were."""
+        self._into(model)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in self.tensors.items():
+            if key.startswith("optimiser."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = tensor
+        optimiser.load_state_dict({"state": state, "param_groups": self.optimiser_groups})
+        torch.set_rng_state(self.tensors["random.torch"])
+        for name, generator in generators.items():
+            generator.set_state(self.tensors[f"random.{name}"])
+
+
+def save(
+    path: Path,
+    *,
+    config: Config,
+    classes: tuple[str, ...],
+    image_shape: tuple[int, ...],
+    data_digest: str,
+    epoch: int,
+    history: list[dict[str, float]],
+    model: SplitModel,
+    optimiser: torch.optim.Optimizer,
+    generators: dict[str, torch.Generator],
+) -> None:
+    """Replace the file at `path` by this state."""
+    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = optimiser.state_dict()
+    for index, entry in state["state"].items():
+        for name, value in entry.items():
+            tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value).cpu().contiguous()
+    tensors["random.torch"] = torch.get_rng_state()
+    for name, generator in generators.items():
+        tensors[f"random.{name}"] = generator.get_state()
+    header = {
+        "config": config.model_dump(mode="json"),
+        "classes": classes,
+        "image_shape": image_shape,
+        "data_digest": data_digest,
+        "epoch": epoch,
+        "history": history,
+        "optimiser_groups": state["param_groups"],
+    }
+    scratch = path.with_suffix(".partial")
+    save_file(tensors, str(scratch), metadata={"format": FORMAT, "header": json.dumps(header)})
+    os.replace(scratch, path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint file, or the one in a run's folder. Raises ConfigError naming the file."""
+    if path.is_dir():
+        path = path / FILE
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: no readable checkpoint ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise ConfigError(f"{path}: expected format {FORMAT}, got {metadata.get('format')!r}")
+    try:
+        header = json.loads(metadata["header"])
+        return Checkpoint(
+            path=path,
+            config=configuration.parse(header["config"], str(path)),
+            classes=tuple(header["classes"]),
+            image_shape=tuple(header["image_shape"]),
+            data_digest=header["data_digest"],
+            epoch=int(header["epoch"]),
+            history=header["history"],
+            tensors=tensors,
+            optimiser_groups=header["optimiser_groups"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: damaged header ({error!r})") from None

@@ -1,0 +1,62 @@
+"""A trained model's answers on its exact integers; accuracy with its confidence interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from training.model import SplitModel
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """code_ntchw: uint8 spikes at the cut; scores_nk: float32, the mean over steps."""
+
+    code_ntchw: np.ndarray
+    scores_nk: np.ndarray
+
+    @property
+    def labels_n(self) -> np.ndarray:
+        """The class of the highest score of each sample."""
+        return self.scores_nk.argmax(axis=1)
+
+
+def levels(images: np.ndarray, input_bits: int) -> np.ndarray:
+    """uint8 images as graded levels of input_bits; event frames as 0 and 1."""
+    return images >> (8 - input_bits) if input_bits else (images > 0).astype(np.uint8)
+
+
+def answers(model: SplitModel, images: np.ndarray, batch: int = 256) -> Answers:
+    """Run uint8 images (N, C, H, W) or event frames (N, T, C, H, W) in evaluation mode."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    codes, scores = [], []
+    with torch.no_grad():
+        for start in range(0, len(images), batch):
+            chunk = levels(images[start : start + batch], model.input.message_bits)
+            code = model.encode(torch.from_numpy(chunk).to(device))
+            scores.append(model.decode(code).mean(0).float().cpu().numpy())
+            code = code.unflatten(0, (model.steps, -1)).transpose(0, 1)
+            codes.append(code.to(torch.uint8).cpu().numpy())
+    model.train(was_training)
+    return Answers(np.concatenate(codes), np.concatenate(scores))
+
+
+def accuracy(predicted_n: np.ndarray, labels_n: np.ndarray) -> float:
+    """The share of samples that were classified right."""
+    return float((predicted_n == labels_n).mean())
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % confidence interval of a share of `count` trials (Wilson 1927, doi 10.2307/2276774)."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = (
+        z
+        / (1 + z * z / count)
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    )
+    return max(0.0, centre - half), min(1.0, centre + half)

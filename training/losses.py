@@ -1,0 +1,53 @@
+"""What training minimises: cross-entropy of the answer, early answers, spikes and bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from training.config import Recipe
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The weighted sum and its parts, each a scalar tensor."""
+
+    total: torch.Tensor
+    answer: torch.Tensor
+    steps: torch.Tensor
+    rate: torch.Tensor
+    code_bits: torch.Tensor
+
+
+def code_entropy(code_mchw: torch.Tensor) -> torch.Tensor:
+    """Entropy in bits of one spike position when each channel fires at its mean rate."""
+    rate = code_mchw.float().mean((0, 2, 3)).clamp(1e-6, 1 - 1e-6)
+    return -(rate * rate.log2() + (1 - rate) * (1 - rate).log2()).mean()
+
+
+def loss(
+    scores_tnk: torch.Tensor,
+    labels_n: torch.Tensor,
+    code_mchw: torch.Tensor,
+    edge_rate: torch.Tensor,
+    recipe: Recipe,
+) -> Terms:
+    """All terms; edge_rate is the mean firing rate of the edge layers."""
+    answer = F.cross_entropy(scores_tnk.mean(0), labels_n, label_smoothing=recipe.label_smoothing)
+    steps = len(scores_tnk)
+    running = scores_tnk.cumsum(0) / torch.arange(
+        1, steps + 1, device=scores_tnk.device, dtype=scores_tnk.dtype
+    ).reshape(-1, 1, 1)
+    early = F.cross_entropy(
+        running.flatten(0, 1), labels_n.repeat(steps), label_smoothing=recipe.label_smoothing
+    )
+    code_bits = code_entropy(code_mchw)
+    total = (
+        (1 - recipe.step_loss) * answer
+        + recipe.step_loss * early
+        + recipe.rate_penalty * edge_rate
+        + recipe.code_penalty * code_bits
+    )
+    return Terms(total, answer, early, edge_rate, code_bits)
