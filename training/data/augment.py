@@ -35,7 +35,8 @@ def random_crop(
     """Each image shifted by up to `padding` pixels each way, zeros coming in."""
     count, _, height, width = images_nchw.shape
     margins = ((0, 0), (0, 0), (padding, padding), (padding, padding))
-    windows = sliding_window_view(np.pad(images_nchw, margins), (height, width), axis=(2, 3))
+    padded = np.pad(images_nchw, margins)
+    windows = sliding_window_view(padded, (1, 1, height, width))[:, :, :, :, 0, 0]
     top, left = generator.integers(0, 2 * padding + 1, size=(2, count))
     return windows[np.arange(count), :, top, left]
 

@@ -77,8 +77,8 @@ class Dataset:
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.validation, self.test):
             digest.update(str(split.images.shape).encode())
-            digest.update(np.ascontiguousarray(split.images))
-            digest.update(np.ascontiguousarray(split.labels_n))
+            digest.update(np.ascontiguousarray(split.images).data)
+            digest.update(np.ascontiguousarray(split.labels_n).data)
         return digest.hexdigest()
 
 

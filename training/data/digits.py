@@ -16,9 +16,9 @@ LEVEL_MAX = 16  # a pixel counts the ink in a 4×4 block
 
 def load(seed: int = 0) -> Dataset:
     """The digits, levels 0 … 16 scaled to 0 … 255 and split 1,257 / 180 / 360 by seed."""
-    raw = load_digits()
-    images = np.rint(raw.images * (255 / LEVEL_MAX)).astype(np.uint8)[:, None]
-    everything = Split(images, raw.target)
+    levels, labels = load_digits(return_X_y=True)
+    images = np.rint(levels * (255 / LEVEL_MAX)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    everything = Split(images, labels)
     rest, test = hold_out(everything, TEST, seed, "digits")
     train, validation = hold_out(rest, VALIDATION, seed, "digits")
     return Dataset("digits", tuple(str(digit) for digit in range(10)), train, validation, test)

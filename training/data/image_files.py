@@ -1,4 +1,4 @@
-"""Image files inside a folder or a zip, read by their relative path; nothing is unpacked to disk."""
+"""Image files in a folder or a zip, read by their relative path; nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class Listing:
 class Source(Protocol):
     """A place that lists image files and gives their bytes; may be read from several threads."""
 
+    where: Path
     listing: Listing
 
     def read(self, image: PurePosixPath) -> bytes:
@@ -44,10 +45,11 @@ def open_source(path: Path) -> Iterator[Source]:
         yield _Folder(path)
         return
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield _Zip(path, archive)
-    except (zipfile.BadZipFile, OSError) as error:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise DataError(f"{path}: neither a folder nor a readable zip file ({error})") from None
+    with archive:
+        yield _Zip(path, archive)
 
 
 def _hidden(path: PurePosixPath) -> bool:
@@ -63,7 +65,7 @@ def _listing(where: Path, folders: set[PurePosixPath], images: list[PurePosixPat
 
 class _Folder:
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.where = path
         folders: set[PurePosixPath] = set()
         images: list[PurePosixPath] = []
         self._walk(PurePosixPath(), folders, images)
@@ -73,7 +75,7 @@ class _Folder:
         self, at: PurePosixPath, folders: set[PurePosixPath], images: list[PurePosixPath]
     ) -> None:
         try:
-            with os.scandir(self._path / at) as entries:
+            with os.scandir(self.where / at) as entries:
                 for entry in entries:
                     here = at / entry.name
                     if _hidden(here):
@@ -85,10 +87,10 @@ class _Folder:
                     elif here.suffix.lower() in SUFFIXES and len(images) <= MAX_FILES:
                         images.append(here)
         except OSError as error:
-            raise DataError(f"{self._path / at}: cannot be read ({error.strerror})") from None
+            raise DataError(f"{self.where / at}: cannot be read ({error.strerror})") from None
 
     def read(self, image: PurePosixPath) -> bytes:
-        path = self._path / image
+        path = self.where / image
         try:
             if not path.is_file():  # a pipe of that name would block for ever
                 raise DataError(f"{path}: no regular file")
@@ -101,7 +103,7 @@ class _Folder:
 
 class _Zip:
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
-        self._path = path
+        self.where = path
         self._archive = archive
         self._members: dict[PurePosixPath, zipfile.ZipInfo] = {}
         folders: set[PurePosixPath] = set()
@@ -109,7 +111,8 @@ class _Zip:
             inside = PurePosixPath(member.filename)
             if _hidden(inside):
                 continue
-            folders.update(parent for parent in inside.parents if parent.parts)
+            if inside.parent not in folders:
+                folders.update(parent for parent in inside.parents if parent.parts)
             if member.is_dir():
                 folders.add(inside)
             elif inside.suffix.lower() in SUFFIXES:
@@ -122,10 +125,10 @@ class _Zip:
         member = self._members[image]
         # zipfile gives at most as many bytes as this declares, whatever the data would inflate to.
         if member.file_size > MAX_FILE_BYTES:
-            raise DataError(f"{self._path}: {image}: larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise DataError(f"{self.where}: {image}: larger than {MAX_FILE_BYTES >> 20} MiB")
         try:
             return self._archive.read(member)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise DataError(f"{self._path}: {image}: damaged ({error})") from None
+            raise DataError(f"{self.where}: {image}: damaged ({error})") from None
         except (RuntimeError, NotImplementedError) as error:  # a password, a rare compression
-            raise DataError(f"{self._path}: {image}: cannot be unpacked ({error})") from None
+            raise DataError(f"{self.where}: {image}: cannot be unpacked ({error})") from None
