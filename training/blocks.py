@@ -25,7 +25,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lava.lib.dl import slayer
 
 from splitcore.graph import (
     BIAS_MAX,
@@ -42,6 +41,7 @@ from splitcore.graph import (
     Synapse,
 )
 from training.lif import SCALE_RHO_MULT, TAU_RHO_MULT, LifParameters, lif
+from training.stock import slayer
 
 EPS = 1e-5
 MOMENTUM = 0.1

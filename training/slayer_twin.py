@@ -12,10 +12,10 @@ import functools
 
 import numpy as np
 import torch
-from lava.lib.dl import slayer
 
 from splitcore.errors import GraphError
 from splitcore.graph import DECAY_UNITY, Conv, ConvTranspose, Current, Dense, Graph, Identity, Lif
+from training.stock import slayer
 
 SCALE = 64  # SLAYER's w_scale
 

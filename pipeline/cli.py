@@ -1,0 +1,328 @@
+"""The command line: one function a command; the work is done elsewhere.
+
+Each command prints a few plain lines, or with --json one object on stdout and nothing else there.
+Every error of `splitcore.errors` becomes one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.console import (
+    EXIT_INPUT,
+    configure_logging,
+    json_on_stdout,
+    stderr,
+)
+from splitcore.errors import SpikeBottleNetError
+
+app = typer.Typer(
+    name="spikebottlenet",
+    help="Cut a spiking network between a neuromorphic edge and a PyTorch cloud, run it, and "
+    "measure accuracy, bits, energy and latency. Start with: spikebottlenet demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+bench = typer.Typer(help="Measure both sides in one run and print the ratio.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="digits, cifar10, cifar100, or a folder or zip with train/CLASS and test/CLASS; "
+        "default: what the bundle was trained on."
+    ),
+]
+Samples = Annotated[int | None, typer.Option(min=1, help="How many test images; default: all.")]
+BundlePath = Annotated[Path, typer.Argument(help="A bundle folder.")]
+Out = Annotated[Path, typer.Option(help="Where to write.")]
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr.")] = False,
+) -> None:
+    configure_logging(verbose)
+
+
+def _answer(as_json: bool, work: Callable[[], dict[str, Any]], say: Callable[[dict], str]) -> None:
+    """Run a command's work; print its result as JSON or as the lines that `say` makes of it."""
+    with json_on_stdout(as_json) as results:
+        result = work()
+        results.append(result)
+        if not as_json:
+            typer.echo(say(result))
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo_out"),
+    as_json: Json = False,
+) -> None:
+    """Train, export, simulate, send, classify and measure on scikit-learn's digits, in one go.
+
+    Writes result.json, report.html and the bundle into --out.
+    """
+    from pipeline import demo as work
+
+    _answer(as_json, lambda: work.run(out), work.summary)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML config; see docs/training.md.")],
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the folder.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train a split spiking network; curves for TensorBoard and a checkpoint after each epoch."""
+    from pipeline import train as work
+
+    _answer(
+        as_json,
+        lambda: work.run(config, data=data, out=out, resume=resume, device=device),
+        work.summary,
+    )
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file or run folder.")],
+    out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as a bundle: NetX edge half, cloud half, probe and manifest."""
+    from pipeline import export as work
+
+    _answer(as_json, lambda: work.run(checkpoint, out=out, data=data), work.summary)
+
+
+@app.command()
+def verify(
+    bundle: BundlePath,
+    samples: Samples = None,
+    data: Data = None,
+    conv: Annotated[
+        str, typer.Option(help="Conv routine of the stock processes: lava, blas or auto.")
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare every layer's spikes and state: stock SLAYER, reference, Lava leaf, stock Lava."""
+    from pipeline import verify as work
+
+    _answer(
+        as_json,
+        lambda: work.run(bundle, samples=samples, data=data, conv=conv),
+        work.summary,
+    )
+
+
+@app.command()
+def serve(
+    bundle: Annotated[list[Path], typer.Argument(help="One or more bundle folders.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 picks one.")] = "127.0.0.1:50061",
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM of the CA that clients must be signed by.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option(help="Allow plaintext on other addresses than loopback.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Prometheus metrics on this loopback port.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the cloud half of one or more bundles over gRPC until SIGTERM or Ctrl-C."""
+    from pipeline import serve as work
+
+    work.run(
+        bundle,
+        listen=listen,
+        engine=engine,
+        token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        insecure=insecure,
+        metrics_port=metrics_port,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def edge(
+    bundle: BundlePath,
+    server: Annotated[str, typer.Option(help="HOST:PORT of a running `serve`.")],
+    samples: Samples = None,
+    data: Data = None,
+    model: Annotated[str, typer.Option(help="leaf or stock Lava processes.")] = "leaf",
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM of the CA that signed the server.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this client.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of this client.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the edge half in the Lava simulator and send its spikes to a server as they come."""
+    from pipeline import edge as work
+
+    _answer(
+        as_json,
+        lambda: work.run(
+            bundle,
+            server=server,
+            samples=samples,
+            data=data,
+            model=model,
+            token_file=token_file,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+        ),
+        work.summary,
+    )
+
+
+@app.command()
+def energy(
+    bundle: BundlePath,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Profile name or JSON file; repeat for more.")
+    ] = None,
+    data: Data = None,
+    samples: Samples = None,
+    as_json: Json = False,
+) -> None:
+    """Count what really fires in the simulator and price it, op-only and full."""
+    from pipeline import energy as work
+
+    _answer(
+        as_json,
+        lambda: work.run(bundle, profiles=profile or None, data=data, samples=samples),
+        work.summary,
+    )
+
+
+@app.command()
+def plan(
+    result: Annotated[list[Path], typer.Argument(help="result.json files of several cuts.")],
+    link: Annotated[str, typer.Option(help="Link name or JSON file.")],
+    profile: Annotated[str, typer.Option(help="Profile name or JSON file.")],
+    max_loss: Annotated[
+        float | None, typer.Option(help="Most accuracy to lose, in points.")
+    ] = None,
+    max_energy_pj: Annotated[
+        float | None, typer.Option(help="Most edge energy, pJ a sample.")
+    ] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Most latency, ms a sample.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Choose where to cut: the best result under the limits, and why the others lost."""
+    from pipeline import plan as work
+
+    _answer(
+        as_json,
+        lambda: work.plan(
+            result,
+            link=link,
+            profile=profile,
+            max_loss=max_loss,
+            max_energy_pj=max_energy_pj,
+            max_latency_ms=max_latency_ms,
+        ),
+        work.summary,
+    )
+
+
+@app.command()
+def report(
+    result: Annotated[list[Path], typer.Argument(help="result.json files.")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page from result files."""
+    from pipeline import report as work
+
+    _answer(as_json, lambda: work.run(result, out=out), work.summary)
+
+
+@bench.command("edge")
+def bench_edge(
+    quick: Annotated[bool, typer.Option(help="The main comparison alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Stock NetX against the leaf on the same HDF5 file."""
+    from pipeline.bench import edge as work
+
+    _answer(as_json, lambda: work.run(quick=quick), work.summary)
+
+
+@bench.command("train")
+def bench_train(as_json: Json = False) -> None:
+    """Stock SLAYER against the fast path on the same residual net."""
+    from pipeline.bench import train as work
+
+    _answer(as_json, work.run, work.summary)
+
+
+@bench.command("wire")
+def bench_wire(
+    bundle: Annotated[list[Path], typer.Argument(help="Bundle folders.")],
+    samples: Annotated[int, typer.Option(min=1, help="Test images a bundle.")] = 1000,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Every codec on a bundle's real spikes against their entropy."""
+    from pipeline.bench import wire as work
+
+    _answer(as_json, lambda: work.run(bundle, samples=samples, data=data), work.summary)
+
+
+@bench.command("serve")
+def bench_serve(
+    bundle: BundlePath,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    as_json: Json = False,
+) -> None:
+    """The served tail against the same tail offline, in one run."""
+    from pipeline.bench import serve as work
+
+    _answer(as_json, lambda: work.run(bundle, engine=engine), work.summary)
+
+
+def main() -> None:
+    """Entry point of the `spikebottlenet` command."""
+    try:
+        app()
+    except SpikeBottleNetError as error:
+        _fail(" ".join(str(error).split()))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}")
+
+
+def _fail(line: str) -> None:
+    stderr.print(f"spikebottlenet: error: {line}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(EXIT_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""From a checkpoint to a bundle: lower, measure on real images, write, prove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lava_edge.export import export_bundle
+
+from splitcore.bundle import Bundle, FileRecord, Manifest, Probe
+from splitcore.errors import DataError
+from training import checkpoint, evaluate
+from training.checkpoint import Checkpoint
+from training.data import sources
+from training.data.dataset import Dataset
+
+PROBE_SAMPLES = 16
+RATE_SAMPLES = 1024  # training images over which the code's firing rates are taken
+
+
+def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
+    """Write the bundle of a checkpoint; its accuracy is measured here, on all test images.
+
+    Raises DataError when the images are not those that the model was trained for.
+    """
+    if dataset.classes != found.classes or dataset.image_shape != found.image_shape:
+        raise DataError(
+            f"{dataset.name}: {len(dataset.classes)} classes of images {dataset.image_shape}; the "
+            f"checkpoint was trained for {len(found.classes)} of {found.image_shape}"
+        )
+    model, config = found.model(), found.config
+    graph, tail = model.lower()
+    test = evaluate.answers(model, dataset.test.images)
+    rates = evaluate.answers(model, dataset.train.images[:RATE_SAMPLES]).code_ntchw
+    bits = config.model.input_bits
+    probe = Probe(
+        frames_nchw=evaluate.levels(dataset.test.images[:PROBE_SAMPLES], bits),
+        code_ntchw=test.code_ntchw[:PROBE_SAMPLES],
+        scores_nk=test.scores_nk[:PROBE_SAMPLES],
+        labels_n=dataset.test.labels_n[:PROBE_SAMPLES],
+    )
+
+    def describe(files: dict[str, FileRecord]) -> Manifest:
+        return Manifest(
+            name=config.name,
+            backbone=config.model.backbone,
+            split=config.bottleneck.split,
+            steps=config.model.steps,
+            input_shape=graph.input.shape,
+            input_bits=bits,
+            feature_shape=model.feature_shape,
+            code_shape=graph.output_shape,
+            code_rates=tuple(
+                float(rate) for rate in rates.mean(axis=(0, 1, 3, 4), dtype=np.float64)
+            ),
+            classes=found.classes,
+            data=dataset.name,
+            accuracy=evaluate.accuracy(test.labels_n, dataset.test.labels_n),
+            test_samples=len(dataset.test),
+            training={
+                "config": config.model_dump(mode="json"),
+                "epochs": found.epoch,
+                "data_digest": found.data_digest,
+            },
+            files=files,
+        )
+
+    return export_bundle(out, graph=graph, tail=tail, probe=probe, describe=describe)
+
+
+def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]:
+    """The export command."""
+    found = checkpoint.load(checkpoint_path)
+    settings = found.config.data
+    dataset = sources.load(data or settings.source, settings.seed, settings.image_shape)
+    bundle = export(found, dataset, out)
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.path),
+        "digest": bundle.digest,
+        "data": manifest.data,
+        "accuracy": manifest.accuracy,
+        "test_samples": manifest.test_samples,
+        "code_shape": list(manifest.code_shape),
+        "steps": manifest.steps,
+    }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result in plain lines."""
+    shape = "×".join(str(size) for size in (result["steps"], *result["code_shape"]))
+    return (
+        f"{result['bundle']}: code of {shape} spikes, {100 * result['accuracy']:.2f} % of "
+        f"{result['test_samples']} {result['data']} test images right\ndigest: {result['digest']}"
+    )
