@@ -12,7 +12,7 @@ demo: $(STAMP)
 
 # One thread a test process: two processes share the cores better than one does with many threads.
 test: lint
-	@.ci/find-chromium >/dev/null
+	@.ci/find-chromium --install >/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)

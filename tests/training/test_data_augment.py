@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from training.data.augment import augment, cutout_mask, random_crop
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(1, 256, (64, 3, 8, 6), dtype=np.uint8)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def test_augment_same_generator_gives_the_same_batch(images):
+    first, second = (augment(images, np.random.default_rng(1), cutout=3) for _ in range(2))
+    assert (first == second).all()
+    assert (first != augment(images, np.random.default_rng(2), cutout=3)).any()
+
+
+def test_augment_keeps_shape_dtype_and_the_given_batch(images, rng):
+    before = images.copy()
+    changed = augment(images, rng, cutout=3)
+    assert (changed.shape, changed.dtype) == (images.shape, np.uint8)
+    assert (images == before).all()
+
+
+def test_augment_with_nothing_switched_on_changes_nothing(images, rng):
+    assert (augment(images, rng, padding=0, flip=False) == images).all()
+
+
+def test_random_crop_shifts_each_image_by_its_own_offset_with_zeros(images, rng):
+    cropped = random_crop(images, 2, rng)
+    padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    offsets = set()
+    for index in range(len(images)):
+        matches = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if (padded[index, :, top : top + 8, left : left + 6] == cropped[index]).all()
+        ]
+        assert len(matches) == 1
+        offsets.update(matches)
+    assert len(offsets) > 15  # of 25
+
+
+def test_flip_mirrors_about_half_of_the_images_left_to_right(images, rng):
+    flipped = augment(images, rng, padding=0)
+    mirrored = (flipped == images[..., ::-1]).all(axis=(1, 2, 3))
+    kept = (flipped == images).all(axis=(1, 2, 3))
+    assert (mirrored ^ kept).all()
+    assert 16 < mirrored.sum() < 48
+
+
+def test_cutout_clears_one_square_in_all_channels(rng):
+    mask = cutout_mask((200, 3, 8, 6), 3, rng)
+    assert (mask == mask[:, :1]).all()
+    rows, columns = mask[:, 0].any(axis=2), mask[:, 0].any(axis=1)
+    assert (mask[:, 0] == rows[:, :, None] & columns[:, None, :]).all()
+    assert set(rows.sum(axis=1)) == {2, 3}  # 2 where it reaches over the border
+    inside = (rows.sum(axis=1) == 3) & (columns.sum(axis=1) == 3)
+    assert (mask[inside, 0].sum(axis=(1, 2)) == 9).all()
