@@ -11,18 +11,28 @@ from pathlib import Path
 
 from splitcore.errors import DataError
 from splitcore.graph import Shape
-from training.data import class_folders, digits, torchvision_cifar
+from training.data import class_folders, digits, events, torchvision_cifar
 from training.data.dataset import Dataset
 
 
-def load(name_or_path: str | Path, seed: int = 0, image_shape: Shape | None = None) -> Dataset:
+def load(
+    name_or_path: str | Path,
+    seed: int = 0,
+    image_shape: Shape | None = None,
+    steps: int | None = None,
+) -> Dataset:
     """Load images by name or from a path; the seed fixes what is held out for validation.
 
     image_shape (C, H, W): what a folder's images are cropped, scaled and converted to; without it
-    they must all be of one size. The named sources have one shape and refuse any other.
+    they must all be of one size. Named images have one shape and refuse any other; named event
+    recordings can be joined in whole blocks of pixels. steps: time bins of event recordings.
     Raises DataError saying what is wrong and where.
     """
     name = str(name_or_path)
+    if name in events.NAMES:
+        if steps is None or steps < 1:
+            raise DataError(f"{name}: expected a number of steps to bin its events to")
+        return events.load(name, seed, steps, image_shape)
     if name == "digits":
         dataset = digits.load(seed)
     elif name in torchvision_cifar.NAMES:
@@ -30,7 +40,7 @@ def load(name_or_path: str | Path, seed: int = 0, image_shape: Shape | None = No
     elif Path(name).exists():
         return class_folders.load(Path(name), seed, image_shape)
     else:
-        known = ", ".join(("digits", *torchvision_cifar.NAMES))
+        known = ", ".join(("digits", *torchvision_cifar.NAMES, *events.NAMES))
         raise DataError(
             f"{name}: no such data; give one of {known}, or a folder or zip of class folders"
         )
