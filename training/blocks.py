@@ -100,7 +100,7 @@ class NormedConv(torch.nn.Module):
         self.transpose = output_padding is not None
         self.output_padding = output_padding or (0, 0)
         self.stride, self.padding, self.groups = stride, kernel // 2, groups
-        kind = slayer.synapse.ConvT if self.transpose else slayer.synapse.Conv
+        kind = slayer.synapse.ConvTranspose if self.transpose else slayer.synapse.Conv
         self.synapse = kind(
             in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups
         )
@@ -190,17 +190,37 @@ class SpikingLayer(torch.nn.Module):
     def _scale(self, folded: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
         """q: see the module's docstring. Even where an identity shortcut needs it as a weight."""
         largest = max(float(weight.abs().max()) for weight, _ in folded) / self.input_max
-        bias = float(sum(bias for _, bias in folded).abs().max())
-        limits = [WEIGHT_MAX / max(largest, 1e-9), float(THRESHOLD_MAX), BIAS_MAX / max(bias, 1e-9)]
-        if self.input_max > 1:
-            # Σ|w|·max·64 + 64·bias < 2^23, with one even step of rounding for each weight.
-            fan_in = max(weight[0].numel() for weight, _ in folded)
-            room = (STATE_LIMIT >> STATE_SHIFT) - BIAS_MAX - fan_in * self.input_max - 1
-            per_neuron = max(float(weight.abs().sum((1, 2, 3)).max()) for weight, _ in folded)
-            limits.append(room / max(per_neuron, 1e-9))
+        bias = sum(bias for _, bias in folded)
+        limits = [
+            WEIGHT_MAX / max(largest, 1e-9),
+            float(THRESHOLD_MAX),
+            BIAS_MAX / max(float(bias.abs().max()), 1e-9),
+            self._state_limit(folded, bias),
+        ]
         if self.identity:
             limits.append(float(WEIGHT_MAX))
         return max(2.0, 2.0 * int(min(limits) / 2))
+
+    def _state_limit(
+        self, folded: list[tuple[torch.Tensor, torch.Tensor]], bias: torch.Tensor
+    ) -> float:
+        """The largest q under which no input can take u or v out of 24 bits (splitcore.bounds).
+
+        A voltage that never spikes decays by `keep` a step, so inhibition adds up to a geometric
+        sum over the steps. Rounding may add one to each weight.
+        """
+        keep = 1 - self.voltage_decay / DECAY_UNITY
+        reach = sum(keep**step for step in range(self.steps))
+        excite, inhibit, slack = bias.clamp(min=0), (-bias).clamp(min=0), 2.0
+        for conv, (weight, _) in zip(self.convs, folded, strict=True):
+            inputs = (0, 2, 3) if conv.transpose else (1, 2, 3)
+            excite = excite + weight.clamp(min=0).sum(inputs)
+            inhibit = inhibit + (-weight).clamp(min=0).sum(inputs)
+            slack += weight.numel() / len(bias) * self.input_max
+        room = (STATE_LIMIT >> STATE_SHIFT) - 1
+        up = float(excite.max()) + (1 if self.identity else 0) + keep  # v decays from θ = 1 at most
+        down = float(inhibit.max()) * reach
+        return min((room - slack) / max(up, 1e-9), (room - slack * reach) / max(down, 1e-9))
 
     def folded(self) -> Folded:
         """The integers of this layer under its running statistics, differentiable."""

@@ -53,7 +53,7 @@ def _synapse(current: Current, channels: int, neuron: torch.nn.Module) -> torch.
                 groups=synapse.groups,
             )
         case ConvTranspose(weight_iohw=weight) if synapse.output_padding == (0, 0):
-            module = slayer.synapse.ConvT(
+            module = slayer.synapse.ConvTranspose(
                 weight.shape[0],
                 weight.shape[1],
                 weight.shape[2:],
