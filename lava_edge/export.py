@@ -1,0 +1,74 @@
+"""Export: the edge half as NetX HDF5 inside a bundle, proved before the bundle appears.
+
+bounds.check ── save ── load = the records? ── reference on the file = the probe's code? ── bundle
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lava_edge import netx_file, reference
+from splitcore import bounds
+from splitcore import tail as tail_file
+from splitcore.bundle import Bundle, FileRecord, Manifest, Probe, write_bundle
+from splitcore.difference import difference
+from splitcore.errors import BundleError, NetxError
+from splitcore.graph import Graph
+from splitcore.tail import Tail
+
+
+def export_bundle(
+    out: Path,
+    *,
+    graph: Graph,
+    tail: Tail,
+    probe: Probe,
+    describe: Callable[[dict[str, FileRecord]], Manifest],
+) -> Bundle:
+    """Write the bundle `out` with both halves, or nothing.
+
+    describe gets the file records and returns the manifest. Raises OverflowBoundError where the
+    graph could leave 24 bits within the probe's number of steps, BundleError where the probe's
+    code or shapes are not those of the graph, NetxError where the file does not read back equal.
+    """
+    _check_shapes(graph, tail, probe)
+    bounds.check(graph, steps=probe.code_ntchw.shape[1])
+
+    def write_edge(path: Path) -> None:
+        netx_file.save(graph, path)
+        prove(path, graph, probe)
+
+    return write_bundle(out, describe, write_edge, lambda path: tail_file.save(tail, path), probe)
+
+
+def prove(path: Path, graph: Graph, probe: Probe) -> None:
+    """Raise unless the file holds exactly this graph and gives exactly the probe's code."""
+    written = netx_file.load(path)
+    if found := difference(graph, written):
+        raise NetxError(f"{path}: the file does not hold the network: {found}")
+    count, steps = probe.code_ntchw.shape[:2]
+    frames = np.broadcast_to(
+        probe.frames_nchw[:, None], (count, steps, *probe.frames_nchw.shape[1:])
+    )
+    code = reference.run(written, frames).spikes[written.output.name]
+    if mismatched := int(np.count_nonzero(code != probe.code_ntchw)):
+        raise BundleError(
+            f"{path}: {mismatched} of {code.size} code spikes are not those that the trained "
+            "model gave; the graph was not lowered from this model"
+        )
+
+
+def _check_shapes(graph: Graph, tail: Tail, probe: Probe) -> None:
+    for what, expected, got in (
+        ("probe frames", graph.input.shape, probe.frames_nchw.shape[1:]),
+        ("probe code", graph.output_shape, probe.code_ntchw.shape[2:]),
+        ("probe codes", len(probe.frames_nchw), len(probe.code_ntchw)),
+        ("tail input", graph.output_shape, tail.graph.input.shape),
+    ):
+        if got != expected:
+            raise BundleError(f"{what}: expected {expected}, got {got}")
+    if not len(probe.frames_nchw):
+        raise BundleError("probe: expected at least one frame")

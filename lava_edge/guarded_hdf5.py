@@ -1,0 +1,212 @@
+"""Reading HDF5 that a stranger may have written: bounded data of this one file.
+
+HDF5 can point elsewhere (soft and external links, external and virtual storage), declare sizes that
+it does not hold (chunks, filters, late allocation) and carry types that run code when converted.
+Files of SLAYER use none of it, so none of it is read: hard links, contiguous or compact storage,
+numbers and short strings. Every error names the file and the path inside it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import h5py
+import numpy as np
+
+from splitcore.errors import GraphError, NetxError
+
+MAX_FILE_BYTES = 1 << 30
+MAX_MEMBERS = 4096  # of one group; a network of more layers is no network that runs here
+MAX_TEXT = 256  # bytes of one string
+MAX_INTEGER = 1 << 31
+
+Member = TypeVar("Member", h5py.Group, h5py.Dataset)
+
+_PLAIN_LAYOUTS = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+# What h5py raises on damaged files, and numpy on numbers that make no sense.
+_FOREIGN_ERRORS = (
+    OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError,
+    RuntimeError, SystemError, MemoryError, NotImplementedError,
+)  # fmt: skip
+
+
+class GuardedFile:
+    """Context manager: opens one file for reading and gives its root `Group`.
+
+    Inside it, GraphError and whatever h5py raises become NetxError with the last path touched.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.where = "/"
+        self.size = 0
+        self.budget = MAX_FILE_BYTES
+
+    def fail(self, message: str, where: str | None = None) -> NetxError:
+        """The error to raise: file, path inside it, message."""
+        return NetxError(f"{self.path}: {where or self.where}: {message}")
+
+    def __enter__(self) -> Group:
+        try:
+            if not self.path.is_file():
+                raise NetxError(f"{self.path}: no such file")
+            self.size = self.path.stat().st_size
+            if self.size > MAX_FILE_BYTES:
+                raise self.fail(f"{self.size:,} bytes are more than {MAX_FILE_BYTES:,}")
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise self.fail(f"no readable HDF5 file ({error})") from None
+        return Group(self, self._file, "/")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._file.close()
+        except _FOREIGN_ERRORS as closing:
+            error = error or closing
+        if isinstance(error, NetxError):
+            raise error
+        if isinstance(error, GraphError):
+            raise self.fail(str(error)) from None
+        if isinstance(error, _FOREIGN_ERRORS):
+            raise self.fail(f"damaged ({type(error).__name__}: {error})") from None
+
+
+class Group:
+    """One group of a guarded file."""
+
+    def __init__(self, file: GuardedFile, group: h5py.Group, where: str) -> None:
+        self.file = file
+        self.where = where
+        self._group = group
+
+    def fail(self, message: str, name: str = "") -> NetxError:
+        """The error to raise about this group, or about a member of it."""
+        return self.file.fail(message, self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.where.rstrip('/')}/{name}" if name else self.where
+
+    def names(self) -> list[str]:
+        """Names of all members."""
+        self.file.where = self.where
+        if len(self._group) > MAX_MEMBERS:
+            raise self.fail(f"{len(self._group):,} members are more than {MAX_MEMBERS:,}")
+        return list(self._group)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a member."""
+        self.file.where = self._path(name)
+        return self._group.id.links.exists(name.encode())
+
+    def only(self, *known: str) -> None:
+        """Refuse members that are none of the known ones: they could change the meaning."""
+        for name in self.names():
+            if name not in known:
+                raise self.fail("unknown member", name)
+
+    def _member(self, name: str, kind: type[Member]) -> Member:
+        if not self.has(name):
+            raise self.fail("missing", name)
+        if not isinstance(self._group.get(name, getlink=True), h5py.HardLink):
+            raise self.fail("a link to elsewhere is not followed", name)
+        member = self._group[name]
+        if not isinstance(member, kind):
+            raise self.fail(f"expected a {kind.__name__.lower()}", name)
+        return member
+
+    def group(self, name: str) -> Group:
+        """A group inside this one."""
+        return Group(self.file, self._member(name, h5py.Group), self._path(name))
+
+    def indexed(self, name: str) -> list[Group]:
+        """The groups 0, 1, … n−1 inside a group, in this order."""
+        parent = self.group(name)
+        names = parent.names()
+        for index in range(len(names)):
+            if str(index) not in names:
+                raise parent.fail(f"missing among {len(names)} members", str(index))
+        return [parent.group(str(index)) for index in range(len(names))]
+
+    def _read(self, name: str, limit: int) -> np.ndarray:
+        dataset = self._member(name, h5py.Dataset)
+        plist = dataset.id.get_create_plist()
+        if plist.get_layout() not in _PLAIN_LAYOUTS or plist.get_nfilters():
+            raise self.fail("expected plain storage, without chunks, filters or sources", name)
+        if plist.get_external_count():
+            raise self.fail("external storage is not read", name)
+        if dataset.shape is None:
+            raise self.fail("expected a value, got none", name)
+        declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+        if declared > min(limit, self.file.size, self.file.budget):
+            raise self.fail(
+                f"declares {declared:,} bytes of shape {dataset.shape}; "
+                f"the file has {self.file.size:,}",
+                name,
+            )
+        self.file.budget -= declared
+        return np.asarray(dataset[()])
+
+    def integers(self, name: str) -> np.ndarray:
+        """A dataset of whole numbers as int64, whatever type it is stored as."""
+        dataset = self._member(name, h5py.Dataset)
+        if dataset.dtype.kind not in "biuf":
+            raise self.fail(f"expected numbers, got {dataset.dtype}", name)
+        return self._whole(self._read(name, MAX_FILE_BYTES), name)
+
+    def _whole(self, values: np.ndarray, name: str) -> np.ndarray:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise self.fail("expected finite numbers", name)
+        if values.size and not -MAX_INTEGER < values.min() <= values.max() < MAX_INTEGER:
+            raise self.fail(f"expected numbers below {MAX_INTEGER:,}", name)
+        whole = values.astype(np.int64)
+        if (whole != values).any():
+            raise self.fail("expected whole numbers", name)
+        return whole
+
+    def integer(self, name: str) -> int:
+        """A dataset of one whole number."""
+        values = self.integers(name)
+        if values.size != 1:
+            raise self.fail(f"expected one number, got shape {values.shape}", name)
+        return int(values.reshape(-1)[0])
+
+    def text(self, name: str) -> str:
+        """A dataset of one short ASCII string, scalar or of shape (1,)."""
+        dataset = self._member(name, h5py.Dataset)
+        if h5py.check_string_dtype(dataset.dtype) is None:
+            raise self.fail(f"expected a string, got {dataset.dtype}", name)
+        values = self._read(name, MAX_TEXT)
+        if values.size != 1:
+            raise self.fail(f"expected one string, got shape {values.shape}", name)
+        return self._decoded(values.reshape(-1)[0], name)
+
+    def _decoded(self, value: str | bytes, name: str) -> str:
+        text = value.decode("utf-8") if isinstance(value, bytes) else value
+        if len(text) > MAX_TEXT or not text.isprintable():
+            raise self.fail("expected a short printable string", name)
+        return text
+
+    def attribute(self, name: str) -> int | str | None:
+        """A scalar attribute, whole number or short string; None where there is none."""
+        self.file.where = self.where
+        label = f"attribute {name}"
+        if not h5py.h5a.exists(self._group.id, name.encode()):
+            return None
+        attribute = h5py.h5a.open(self._group.id, name.encode())
+        if attribute.shape != () or attribute.get_storage_size() > MAX_TEXT:
+            raise self.fail("expected one value", label)
+        value = self._group.attrs[name]
+        if isinstance(value, str | bytes):
+            return self._decoded(value, label)
+        values = np.asarray(value)
+        if values.dtype.kind not in "biuf":
+            raise self.fail(f"expected a number or a string, got {values.dtype}", label)
+        return int(self._whole(values, label))
