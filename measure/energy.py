@@ -111,7 +111,7 @@ class EnergyResult:
                 {
                     "name": term.name,
                     "status": term.status,
-                    "accounting": "op_only and full" if term.op_only else "full",
+                    "accounting": "both" if term.op_only else "full",
                     "assumption": term.assumption,
                     "energy_pj": None
                     if term.energy_pj is None
@@ -277,7 +277,9 @@ class _Model:
             ),
             self._memory("memory_weights", "one weight read an operation, one bias read an update"),
             self._memory("memory_states", "state read and written by each operation and update"),
-            self._memory("memory_events", f"each event written once and read by each consumer; {input_text}"),
+            self._memory(
+                "memory_events", f"each event written once and read by each consumer; {input_text}"
+            ),
             self._priced(
                 "addressing",
                 "one addition an operation, two multiply-adds an event before a convolution; "
@@ -324,20 +326,18 @@ class _Model:
         return self.spikes[:, [layer.name for layer in self.graph.layers].index(source)]
 
     def _events_before_convolutions(self) -> np.ndarray:
-        columns = [
-            sum(
-                (events for _, synapse, events in self._events_in(layer) if not isinstance(synapse, Dense)),
-                np.zeros(len(self.spikes)),
-            )
-            for layer in self.graph.layers
-        ]
-        return np.stack(columns, axis=1)
+        total = np.zeros(self.spikes.shape)
+        for index, layer in enumerate(self.graph.layers):
+            for _, synapse, events in self._events_in(layer):
+                if not isinstance(synapse, Dense):
+                    total[:, index] += events
+        return total
 
     def _memory(self, name: str, assumption: str) -> Term:
         memory = self.profile.memory
         if name in self.profile.included or memory is None:
             return self._missing(name) or Term(name, "absent", "no figure: memory")
-        columns = []
+        text, columns = f"{assumption}; {memory.assumption}", []
         for index, layer in enumerate(self.graph.layers):
             operations, updates = self.operations[:, index], self.updates[:, index]
             match name:
@@ -361,7 +361,7 @@ class _Model:
                 case _:
                     raise AssertionError(name)
             columns.append(column)
-        return Term(name, "counted", f"{assumption}; {memory.assumption}", np.stack(columns, axis=1))
+        return Term(name, "counted", text, np.stack(columns, axis=1))
 
     def _word(self, words: int, bits: int) -> float:
         """pJ of one access to a word of so many bits in a buffer of so many words."""

@@ -7,6 +7,7 @@ sources disagree a figure carries the range `low` … `high`, which the sensitiv
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -162,7 +163,7 @@ class Profile(_Strict):
         ]
         if footprint_bytes <= points[0][0]:
             return points[0][1]
-        for (left, low), (right, high) in zip(points[:-1], points[1:], strict=True):
+        for (left, low), (right, high) in pairwise(points):
             if footprint_bytes <= right or right == points[-1][0]:
                 return low + (high - low) * (footprint_bytes - left) / (right - left)
         raise AssertionError("unreachable: the last segment takes all")

@@ -1,0 +1,229 @@
+"""Result files: what one run of one bundle found, checked field by field before it is used.
+
+The top level holds the keys that `demo` promises; `details` holds what the report draws and the
+planner compares. `details` is optional: without it the report shows the numbers alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from measure.energy import EnergyResult
+from measure.profile import FIGURES, Profile, first_problem
+from splitcore import spikes
+from splitcore.errors import CodecError, ResultError
+
+MAX_FILE_BYTES = 64 << 20
+
+Amount = Annotated[float, Field(ge=0, le=1e18)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=1 << 62)]
+Positive = Annotated[int, Field(ge=1, le=1 << 20)]
+Name = Annotated[str, Field(max_length=200)]
+Text = Annotated[str, Field(max_length=4000)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Energies(_Record):
+    """Mean modelled pJ an image by accounting."""
+
+    op_only: Amount
+    full: Amount
+
+
+class Spread(_Record):
+    """How a quantity spreads over the samples."""
+
+    mean: Amount
+    std: Amount
+    min: Amount
+    p5: Amount
+    p95: Amount
+    max: Amount
+
+
+class SpreadPair(_Record):
+    """The spread by accounting."""
+
+    op_only: Spread
+    full: Spread
+
+
+class TermRecord(_Record):
+    """One line of the accounting, as `measure.energy` tells it."""
+
+    name: Name
+    status: Literal["counted", "absent", "included"]
+    accounting: Name
+    assumption: Text
+    energy_pj: Amount | None
+    layers_pj: list[Amount] | None
+
+
+class FigureRecord(_Record):
+    """One figure of a profile with where it comes from."""
+
+    name: Name
+    meaning: Text
+    value: Amount
+    unit: Name
+    status: Literal["published", "derived", "estimate"]
+    source: Text
+    low: Amount | None = None
+    high: Amount | None = None
+    note: Text = ""
+
+
+class ProfileRecord(_Record):
+    """Everything the report says about one profile."""
+
+    profile: Name
+    title: Text
+    kind: Literal["neuromorphic", "digital"]
+    about: Text
+    steps: Positive
+    energy_pj: Energies
+    spread_pj: SpreadPair
+    layers: dict[Name, Energies]
+    terms: list[TermRecord]
+    figures: list[FigureRecord]
+
+
+class LayerRecord(_Record):
+    """One layer of the edge half: means a sample, rate in spikes a neuron and step."""
+
+    name: Name
+    shape: tuple[Positive, Positive, Positive]
+    rate: Fraction
+    spikes: Amount
+    synops: Amount
+    macs: Amount
+    neuron_updates: Amount
+
+
+class BundleRecord(_Record):
+    """Which network was cut where."""
+
+    name: Name
+    backbone: Name
+    split: Name
+    data: Name
+    input_shape: tuple[Positive, Positive, Positive]
+    feature_shape: tuple[Positive, Positive, Positive]
+    code_shape: tuple[Positive, Positive, Positive]
+
+
+class Raster(_Record):
+    """The code spikes of one sample: packed as `splitcore.spikes.pack`, then base64."""
+
+    sample: Count
+    label: Name
+    predicted: Name
+    shape: tuple[Positive, Positive, Positive, Positive]
+    packed: Annotated[str, Field(max_length=16 << 20)]
+
+    def spikes_tchw(self) -> np.ndarray:
+        """The spikes, uint8 0/1. Raises ResultError when the packed bytes do not fit the shape."""
+        try:
+            return spikes.unpack(base64.b64decode(self.packed, validate=True), self.shape)
+        except (binascii.Error, CodecError, ValueError) as error:
+            raise ResultError(f"details.raster.packed: {error}") from None
+
+
+class Details(_Record):
+    """What the report draws beyond the promised keys."""
+
+    bundle: BundleRecord
+    layers: list[LayerRecord]
+    energy: dict[Name, ProfileRecord]
+    rate_times_steps: Amount
+    codec: Name = ""
+    classes: list[Name] = []
+    confusion: list[list[Count]] = []  # rows true, columns predicted
+    raster: Raster | None = None
+
+    @model_validator(mode="after")
+    def _square(self) -> Details:
+        sizes = {len(row) for row in self.confusion} | {len(self.confusion)}
+        if self.confusion and sizes != {len(self.classes)}:
+            raise ValueError(f"confusion: expected {len(self.classes)} rows and columns")
+        return self
+
+
+class Result(_Record):
+    """One run of one bundle through the whole pipeline."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    samples: Annotated[int, Field(ge=1)]
+    steps: Positive
+    accuracy_model: Fraction
+    accuracy_pipeline: Fraction
+    spikes: Count
+    mismatched_spikes: Count
+    prediction_mismatches: Count
+    payload_bits_mean: Amount
+    wire_bytes_mean: Amount
+    raw_spike_bits: Amount
+    feature_bits_fp32: Amount
+    compression_ratio: Amount
+    energy_pj: Annotated[dict[Name, Energies], Field(min_length=1)]
+    details: Details | None = None
+
+
+def check(result: dict[str, Any], where: str = "result") -> Result:
+    """The result as a record, or ResultError naming the field."""
+    try:
+        return Result.model_validate(result)
+    except ValidationError as error:
+        raise ResultError(f"{where}: {first_problem(error)}") from None
+
+
+def load(path: Path) -> Result:
+    """Read a result file. Raises ResultError naming the file and the field."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ResultError(f"{path}: larger than {MAX_FILE_BYTES} bytes, no result file")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path}: no JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ResultError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return check(content, str(path))
+
+
+def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
+    """`EnergyResult.as_dict` with the profile's figures and sources beside it."""
+    figures = [
+        {"name": name, "meaning": FIGURES[name][1], **figure.model_dump()}
+        for name, figure in profile.figures.items()
+    ]
+    if profile.memory is not None:
+        figures += [
+            {
+                "name": f"buffer_{point.bytes}_bytes",
+                "meaning": f"one access of {profile.memory.word_bits} bits to a buffer of "
+                f"{point.bytes:,} bytes",
+                **point.energy.model_dump(),
+            }
+            for point in profile.memory.points
+        ]
+    return {
+        "title": profile.title,
+        "kind": profile.kind,
+        "about": profile.about,
+        "figures": figures,
+        **result.as_dict(),
+    }

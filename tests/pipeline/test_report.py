@@ -1,0 +1,112 @@
+import copy
+import json
+
+import pytest
+
+from pipeline import report, results
+from splitcore.errors import ResultError, UsageError
+from tests.pipeline import chromium, example
+
+HOSTILE = '</script><script class="planted">alert(1)</script><b>&"'
+
+
+def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_path):
+    page = report.write(example.result(), tmp_path / "report.html")
+    seen = chromium.probe(page, tmp_path)
+    assert seen["problems"] == []
+    assert seen["overflow"] <= 0
+    drawn = {picture["id"]: picture for picture in seen["pictures"]}
+    assert set(drawn) == {
+        "bits",
+        "raster",
+        "rates",
+        "energy-cmos45-fp32",
+        "energy-loihi1",
+        "confusion",
+    }
+    assert all(picture["svg"] >= 1 and picture["marks"] > 3 for picture in drawn.values())
+    assert "every energy is modelled" in seen["text"]
+    assert "Davies et al." in seen["text"]
+
+
+def test_write_hostile_names_are_shown_as_text(tmp_path):
+    page = report.write(example.result(HOSTILE, HOSTILE), tmp_path / "report.html")
+    seen = chromium.probe(page, tmp_path)
+    assert seen["problems"] == []
+    assert seen["scripts"] == 0
+    assert HOSTILE in seen["text"]
+    assert len(seen["pictures"]) == 6
+
+
+def test_write_loads_nothing_from_elsewhere(tmp_path):
+    text = report.write(example.result(), tmp_path / "report.html").read_text()
+    head = text[: text.index("<script>")]
+    assert "http" not in head
+    assert 'src="' not in head
+    assert "<link" not in head
+
+
+def test_write_without_details_still_tells_the_numbers(tmp_path):
+    bare = {key: value for key, value in example.result().items() if key != "details"}
+    text = report.write(bare, tmp_path / "report.html").read_text()
+    assert "190 bits" in text
+    assert 'id="energy"' in text
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        (("samples",), 0, "samples"),
+        (("accuracy_pipeline",), 1.5, "accuracy_pipeline"),
+        (("payload_bits_mean",), float("nan"), "payload_bits_mean"),
+        (("energy_pj", "loihi1", "full"), -1, "energy_pj.loihi1.full"),
+        (("details", "layers", 0, "rate"), "high", "details.layers.0.rate"),
+        (("details", "confusion"), [[1]], "details"),
+        (("details", "raster", "packed"), "AAAA", "details.raster.packed"),
+        (("details", "raster", "packed"), "?", "details.raster.packed"),
+    ],
+)
+def test_write_bad_field_is_named_and_nothing_is_written(tmp_path, path, value, field):
+    bad = copy.deepcopy(example.result())
+    place = bad
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(ResultError, match=field):
+        report.write(bad, tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_missing_key_is_named(tmp_path):
+    bad = {key: value for key, value in example.result().items() if key != "raw_spike_bits"}
+    with pytest.raises(ResultError, match="raw_spike_bits"):
+        report.write(bad, tmp_path / "report.html")
+
+
+def test_write_to_a_folder_that_cannot_be_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        report.write(example.result(), tmp_path / "file" / "report.html")
+
+
+def test_load_result_file_names_file_and_field(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**example.result(), "steps": "four"}))
+    with pytest.raises(ResultError, match=r"result\.json: steps"):
+        results.load(path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", "{", "[" * 100_000], ids=["empty", "list", "cut", "deep"]
+)
+def test_load_file_that_is_no_result_is_one_line(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_text(content)
+    with pytest.raises(ResultError, match=r"result\.json") as caught:
+        results.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_to_csv_keeps_formulas_as_text():
+    text = report.to_csv(["name", "pJ"], [["=1+1", 2.5], ['say "hi", you', None]])
+    assert text.splitlines() == ["name,pJ", "'=1+1,2.5", '"say ""hi"", you",']
