@@ -26,8 +26,9 @@ clean:
 
 # The constraints come through the environment so that pip's own build environment obeys them too.
 $(STAMP): pyproject.toml constraints.txt
-	@python=$$(.ci/find-python) || exit 2; \
-	echo "Making $(VENV) with $$python (about 6 GB with torch; a few minutes)"; \
-	"$$python" -m venv --clear $(VENV)
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -e '.[dev]'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    python=$$(.ci/find-python) || exit 2; \
+	    echo "Making $(VENV) with $$python (some 6 GB with torch; a few minutes)"; \
+	    "$$python" -m venv --clear $(VENV); }
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --progress-bar off -e '.[dev]'
 	touch $@
