@@ -16,6 +16,7 @@ import typer
 
 from pipeline.console import (
     EXIT_INPUT,
+    EXIT_MISMATCH,
     configure_logging,
     json_on_stdout,
     stderr,
@@ -53,13 +54,20 @@ def _options(
     configure_logging(verbose)
 
 
-def _answer(as_json: bool, work: Callable[[], dict[str, Any]], say: Callable[[dict], str]) -> None:
-    """Run a command's work; print its result as JSON or as the lines that `say` makes of it."""
+def _answer(
+    as_json: bool, work: Callable[[], dict[str, Any]], say: Callable[[dict[str, Any]], str]
+) -> None:
+    """Run a command's work; print its result as JSON or as the lines that `say` makes of it.
+
+    A result that counts mismatches ends with exit code 1.
+    """
     with json_on_stdout(as_json) as results:
         result = work()
         results.append(result)
         if not as_json:
             typer.echo(say(result))
+    if result.get("mismatched_spikes") or result.get("prediction_mismatches"):
+        raise typer.Exit(EXIT_MISMATCH)
 
 
 @app.command()

@@ -20,8 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+EXIT_MISMATCH = 1  # engines that should agree did not
 EXIT_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 stderr = Console(stderr=True)
 

@@ -188,6 +188,8 @@ def write_bundle(
         manifest = describe(records)
         (scratch / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         scratch.chmod(0o755)
+        for file in scratch.iterdir():
+            file.chmod(0o644)
         if out.exists():
             shutil.rmtree(out)
         scratch.rename(out)
