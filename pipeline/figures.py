@@ -47,7 +47,7 @@ def energy_unit(largest_pj: float) -> tuple[float, str]:
     return 1.0, "pJ"
 
 
-def styled(figure: go.Figure, height: int, **layout: object) -> go.Figure:
+def styled(figure: go.Figure, height: int, barmode: str = "group") -> go.Figure:
     """The house style: no fill, thin grid, room for labels."""
     figure.update_layout(
         template="none",
@@ -58,7 +58,7 @@ def styled(figure: go.Figure, height: int, **layout: object) -> go.Figure:
         paper_bgcolor="white",
         plot_bgcolor="white",
         hoverlabel={"font": {"family": FONT}},
-        **layout,
+        barmode=barmode,
     )
     figure.update_xaxes(
         automargin=True,

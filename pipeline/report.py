@@ -129,7 +129,7 @@ class Page:
     def figure(self, name: str, figure: go.Figure, caption: str) -> None:
         """A picture, its caption and its SVG."""
         self.figures[name] = figure
-        height = int(figure.layout.height)
+        height = int(figure.to_dict()["layout"]["height"])
         self.parts.append(
             f'<figure><div class="plot" id="{name}" style="height:{height}px"></div>'
             f"<figcaption>{html.escape(caption)}</figcaption>"
