@@ -1,0 +1,38 @@
+"""What a codec is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from splitcore.codec.context import CodeContext
+
+
+class Codec(ABC):
+    """Spikes of one or more whole time steps to bytes and back.
+
+    `past_tchw` holds the steps before those in the payload (zero or more), which both sides have:
+    a sample at once has none, a stream has all that came earlier. `decode` returns uint8
+    (steps, C, H, W) or raises CodecError; its time and memory depend on the shape and on
+    len(payload) alone.
+    """
+
+    id: ClassVar[int]  # travels in every packet; never reused
+    name: ClassVar[str]
+    recoded: ClassVar[bool] = False  # many payloads decode alike; the one that encode writes counts
+
+    def usable(self, context: CodeContext) -> bool:
+        """Whether the context holds what this codec needs."""
+        return True
+
+    @abstractmethod
+    def encode(self, spikes_tchw: np.ndarray, context: CodeContext, past_tchw: np.ndarray) -> bytes:
+        """Spikes, checked uint8 of 0 and 1, as bytes."""
+
+    @abstractmethod
+    def decode(
+        self, payload: bytes, context: CodeContext, past_tchw: np.ndarray, steps: int
+    ) -> np.ndarray:
+        """The inverse of `encode`."""

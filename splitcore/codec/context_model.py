@@ -1,0 +1,114 @@
+"""The trained context model: what a code spike's past says about it, as a few integers.
+
+Spikes are coded in T, H, W, C order (at one place all channels follow each other). The log-odds of
+a spike, in 256ths, is a bias plus one weight for each spike among
+
+    now      the same step: the places to the left, above left, above, above right (all channels),
+             and the earlier channels at the same place
+    before   one step ago: the 3 × 3 places around (all channels)
+    older    two and three steps ago: the same place (all channels)
+
+Each of the first steps has weights of its own (its "phase": 0, 1, 2, 3 and later), and a bias for
+each neuron. P(spike) = 1 / (1 + exp(-log-odds)), in whole 65536ths from a table that is computed in
+decimal arithmetic, so that no machine's exp can make two sides disagree.
+"""
+
+from __future__ import annotations
+
+import decimal
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from splitcore.errors import BundleError, CodecError
+from splitcore.spikes import SpikeShape
+
+FORMAT = "spikebottlenet-context-1"
+MAX_PHASES = 4
+MAX_CHANNELS = 2048  # sums of int16 weights then stay inside int32
+ODDS_UNITY = 256  # weights are log-odds in these parts
+ODDS_LIMIT = 11 * ODDS_UNITY  # P between 1.1 and 65534.9 of 65536: never 0 or 1
+NOW_OFFSETS = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 0))  # (y, x) of the source
+BEFORE_OFFSETS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+
+
+def phases(steps: int) -> int:
+    """How many phases a code of this many steps has."""
+    return min(steps, MAX_PHASES)
+
+
+@dataclass(frozen=True, eq=False)
+class ContextModel:
+    """Weights as int16 (phase, tap, source channel, coded channel); bias_phwc for each neuron.
+
+    shape: (T, C, H, W) of the code. P = phases(T).
+    bias_phwc (P, H, W, C), now_pkcc (P, 5, C, C), before_pkcc (P, 9, C, C) and
+    older_pkcc (P, 2, C, C).
+    """
+
+    shape: SpikeShape
+    bias_phwc: np.ndarray
+    now_pkcc: np.ndarray
+    before_pkcc: np.ndarray
+    older_pkcc: np.ndarray
+
+    def __post_init__(self) -> None:
+        steps, channels, height, width = self.shape
+        if channels > MAX_CHANNELS:
+            raise CodecError(
+                f"context model: expected at most {MAX_CHANNELS} channels, got {channels}"
+            )
+        count = phases(steps)
+        expected = {
+            "bias_phwc": (count, height, width, channels),
+            "now_pkcc": (count, len(NOW_OFFSETS), channels, channels),
+            "before_pkcc": (count, len(BEFORE_OFFSETS), channels, channels),
+            "older_pkcc": (count, MAX_PHASES - 2, channels, channels),
+        }
+        for name, shape in expected.items():
+            array = np.asarray(getattr(self, name))
+            if array.dtype != np.int16 or array.shape != shape:
+                raise CodecError(
+                    f"context model: {name}: expected int16 {shape}, "
+                    f"got {array.dtype} {array.shape}"
+                )
+            object.__setattr__(self, name, np.ascontiguousarray(array))
+
+
+def save(model: ContextModel, path: Path) -> None:
+    """Write the model as one safetensors file."""
+    tensors = {
+        "bias": model.bias_phwc,
+        "now": model.now_pkcc,
+        "before": model.before_pkcc,
+        "older": model.older_pkcc,
+    }
+    save_file(tensors, str(path), metadata={"format": FORMAT})
+
+
+def load(path: Path, shape: SpikeShape) -> ContextModel:
+    """Read what `save` wrote for a code of this shape. Raises BundleError naming the file."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            found = (file.metadata() or {}).get("format")
+            if found != FORMAT:
+                raise BundleError(f"{path}: expected format {FORMAT}, got {found!r}")
+            names = ("bias", "now", "before", "older")
+            return ContextModel(shape, *(file.get_tensor(name) for name in names))
+    except (OSError, SafetensorError, CodecError) as error:
+        raise BundleError(f"{path}: no readable context model ({error})") from None
+
+
+@lru_cache(maxsize=1)
+def probability_table() -> np.ndarray:
+    """P(spike) · 65536, rounded, for log-odds -ODDS_LIMIT … ODDS_LIMIT; int64, read-only."""
+    with decimal.localcontext(decimal.Context(prec=28)):
+        falling = [(-decimal.Decimal(odds) / ODDS_UNITY).exp() for odds in range(ODDS_LIMIT + 1)]
+        rising = [int((65536 / (1 + value)).to_integral_value()) for value in falling]
+    table = np.array([65536 - p16 for p16 in rising[:0:-1]] + rising, dtype=np.int64)
+    table.setflags(write=False)
+    return table

@@ -1,0 +1,111 @@
+"""All codecs by id and name, and the choice among them.
+
+encode_best(spikes, context)            a sample at once
+encode_best(step, context, past)        a step (or several) of a stream, given those before
+decode(id, payload, context[, past, steps])
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from splitcore.codec.adaptive import Adaptive
+from splitcore.codec.bitmap import Bitmap
+from splitcore.codec.bitmap_zstd import BitmapZstd
+from splitcore.codec.codec import Codec
+from splitcore.codec.context import CodeContext
+from splitcore.codec.events import Events
+from splitcore.codec.rates import Rates
+from splitcore.codec.trained import Trained
+from splitcore.errors import CodecError
+from splitcore.spikes import check_spikes
+
+_CODECS: tuple[Codec, ...] = (
+    Bitmap(),
+    Events(),
+    BitmapZstd(),
+    Rates(),
+    Adaptive(),
+    Trained(),
+)
+_BY_ID = {codec.id: codec for codec in _CODECS}
+_BY_NAME = {codec.name: codec for codec in _CODECS}
+
+
+def codecs() -> tuple[Codec, ...]:
+    """Every codec, by rising id."""
+    return _CODECS
+
+
+def codec_named(name: str) -> Codec:
+    """The codec of this name. Raises CodecError."""
+    if name not in _BY_NAME:
+        raise CodecError(f"codec: no codec {name!r}; there are {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]
+
+
+def codec_with_id(codec_id: int) -> Codec:
+    """The codec of this id. Raises CodecError."""
+    if codec_id not in _BY_ID:
+        raise CodecError(f"codec: no codec has the id {codec_id}")
+    return _BY_ID[codec_id]
+
+
+def encode(
+    codec: Codec,
+    spikes_tchw: np.ndarray,
+    context: CodeContext,
+    past_tchw: np.ndarray | None = None,
+) -> bytes:
+    """Spikes of whole steps by one codec. Raises DataError for spikes that are none."""
+    past = context.past(past_tchw)
+    return codec.encode(_checked(spikes_tchw, context, past), context, past)
+
+
+def encode_best(
+    spikes_tchw: np.ndarray, context: CodeContext, past_tchw: np.ndarray | None = None
+) -> tuple[int, bytes]:
+    """The shortest payload that any usable codec makes, and that codec's id; ties to the lower."""
+    past = context.past(past_tchw)
+    checked = _checked(spikes_tchw, context, past)
+    payloads = (
+        (codec.id, codec.encode(checked, context, past))
+        for codec in _CODECS
+        if codec.usable(context)
+    )
+    return min(payloads, key=lambda pair: (len(pair[1]), pair[0]))
+
+
+def decode(
+    codec_id: int,
+    payload: bytes,
+    context: CodeContext,
+    past_tchw: np.ndarray | None = None,
+    steps: int | None = None,
+) -> np.ndarray:
+    """The spikes in a payload, uint8 (steps, C, H, W); steps defaults to all that remain.
+
+    Raises CodecError for bytes that no encoder of ours writes: each tensor has one payload a codec
+    (bitmap+zstd aside, whose bytes depend on the library's version).
+    """
+    past = context.past(past_tchw)
+    remaining = context.shape[0] - len(past)
+    steps = remaining if steps is None else steps
+    if not 1 <= steps <= remaining:
+        raise CodecError(f"codec: expected 1 … {remaining} steps, got {steps}")
+    codec = codec_with_id(codec_id)
+    if not codec.usable(context):
+        raise CodecError(f"codec: {codec.name} needs a context model that this bundle has not")
+    spikes = codec.decode(bytes(payload), context, past, steps)
+    if codec.recoded and codec.encode(spikes, context, past) != payload:
+        raise CodecError(f"{codec.name}: not the bytes that encode these spikes")
+    return spikes
+
+
+def _checked(spikes_tchw: np.ndarray, context: CodeContext, past: np.ndarray) -> np.ndarray:
+    steps = len(spikes_tchw)
+    if not 1 <= steps <= context.shape[0] - len(past):
+        raise CodecError(
+            f"codec: {steps} steps behind {len(past)} do not fit {context.shape[0]} in all"
+        )
+    return check_spikes(spikes_tchw, (steps, *context.shape[1:]))

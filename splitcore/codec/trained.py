@@ -1,0 +1,145 @@
+"""Codec 6: range coding with the context model that the bundle carries.
+
+A spike adds its weights to the log-odds of the spikes it speaks for, as soon as it is known: work
+grows with the spikes, not with the context. Nothing is learned from a payload, so a short one pays
+nothing for learning.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from splitcore.codec import range_coder
+from splitcore.codec.codec import Codec
+from splitcore.codec.context import CodeContext
+from splitcore.codec.context_model import ODDS_LIMIT, ContextModel, probability_table
+
+
+class Trained(Codec):
+    """The best model we know, where the bundle has one; see context_model for its equation."""
+
+    id, name, recoded = 6, "trained", True
+
+    def usable(self, context: CodeContext) -> bool:
+        """Whether the bundle carries a context model."""
+        return context.model is not None
+
+    def encode(self, spikes_tchw: np.ndarray, context: CodeContext, past_tchw: np.ndarray) -> bytes:
+        """See Codec."""
+        spikes_thwc = _channels_last(np.concatenate([past_tchw, spikes_tchw]))
+        out = range_coder.buffer_for(spikes_tchw.size)
+        length = _encode(
+            spikes_thwc, len(past_tchw), *_arrays(context.model), probability_table(), out
+        )
+        return out[:length].tobytes()
+
+    def decode(
+        self, payload: bytes, context: CodeContext, past_tchw: np.ndarray, steps: int
+    ) -> np.ndarray:
+        """See Codec."""
+        coming = np.zeros((steps, *context.shape[1:]), dtype=np.uint8)
+        range_coder.check_length(self.name, payload, coming.size)
+        spikes_thwc = _channels_last(np.concatenate([past_tchw, coming]))
+        data = np.frombuffer(payload, dtype=np.uint8)
+        _decode(spikes_thwc, len(past_tchw), *_arrays(context.model), probability_table(), data)
+        return np.ascontiguousarray(spikes_thwc[len(past_tchw) :].transpose(0, 3, 1, 2))
+
+
+def _channels_last(spikes_tchw: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(spikes_tchw.transpose(0, 2, 3, 1))
+
+
+def _arrays(model: ContextModel | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    assert model is not None, "usable() was not asked"
+    return model.bias_phwc, model.now_pkcc, model.before_pkcc, model.older_pkcc
+
+
+@numba.njit(cache=True)
+def _begin(spikes, t, bias, before, older, odds):
+    """The log-odds of step t as the steps before it leave them, written into odds (H, W, C)."""
+    _, height, width, channels = spikes.shape
+    phase = min(t, len(bias) - 1)
+    for y in range(height):
+        for x in range(width):
+            for c in range(channels):
+                odds[y, x, c] = bias[phase, y, x, c]
+    if t == 0:
+        return
+    for y in range(height):
+        for x in range(width):
+            for source in range(channels):
+                if spikes[t - 1, y, x, source]:
+                    for tap in range(9):
+                        # the source is at (tap // 3 - 1, tap % 3 - 1) as the target sees it
+                        ty, tx = y + 1 - tap // 3, x + 1 - tap % 3
+                        if 0 <= ty < height and 0 <= tx < width:
+                            for c in range(channels):
+                                odds[ty, tx, c] += before[phase, tap, source, c]
+                for lag in range(2, min(phase, 3) + 1):
+                    if spikes[t - lag, y, x, source]:
+                        for c in range(channels):
+                            odds[y, x, c] += older[phase, lag - 2, source, c]
+
+
+@numba.njit(cache=True)
+def _spread(odds, now, phase, y, x, source):
+    """Add what a spike of this step says about the places still to be coded."""
+    height, width, channels = odds.shape
+    for c in range(source + 1, channels):
+        odds[y, x, c] += now[phase, 4, source, c]
+    if x + 1 < width:
+        for c in range(channels):
+            odds[y, x + 1, c] += now[phase, 0, source, c]
+    if y + 1 < height:
+        if x + 1 < width:
+            for c in range(channels):
+                odds[y + 1, x + 1, c] += now[phase, 1, source, c]
+        for c in range(channels):
+            odds[y + 1, x, c] += now[phase, 2, source, c]
+        if x > 0:
+            for c in range(channels):
+                odds[y + 1, x - 1, c] += now[phase, 3, source, c]
+
+
+@numba.njit(cache=True)
+def _probability(odds, table):
+    return table[min(max(odds, -ODDS_LIMIT), ODDS_LIMIT) + ODDS_LIMIT]
+
+
+@numba.njit(cache=True)
+def _encode(spikes, first, bias, now, before, older, table, out):
+    at, low, size = 0, np.int64(0), np.int64(range_coder.TOP)
+    steps, height, width, channels = spikes.shape
+    odds = np.empty((height, width, channels), dtype=np.int32)
+    for t in range(first, steps):
+        _begin(spikes, t, bias, before, older, odds)
+        phase = min(t, len(bias) - 1)
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    bit = spikes[t, y, x, c]
+                    p16 = _probability(odds[y, x, c], table)
+                    at, low, size = range_coder.put(out, at, low, size, bit, p16)
+                    if bit:
+                        _spread(odds, now, phase, y, x, c)
+    return range_coder.finish(out, at, low, size)
+
+
+@numba.njit(cache=True)
+def _decode(spikes, first, bias, now, before, older, table, data):
+    offset, at = range_coder.start(data)
+    size = np.int64(range_coder.TOP)
+    steps, height, width, channels = spikes.shape
+    odds = np.empty((height, width, channels), dtype=np.int32)
+    for t in range(first, steps):
+        _begin(spikes, t, bias, before, older, odds)
+        phase = min(t, len(bias) - 1)
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    p16 = _probability(odds[y, x, c], table)
+                    bit, at, offset, size = range_coder.get(data, at, offset, size, p16)
+                    spikes[t, y, x, c] = bit
+                    if bit:
+                        _spread(odds, now, phase, y, x, c)

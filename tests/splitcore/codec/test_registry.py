@@ -1,0 +1,194 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splitcore import spikes as bits
+from splitcore.codec import registry
+from splitcore.codec.context import MAX_SPIKES, CodeContext
+from splitcore.errors import CodecError, DataError
+from tests.splitcore.codec.contexts import context, rates, seeds, shapes, spikes
+
+CODECS = registry.codecs()
+every_codec = pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+quick = settings(max_examples=60, deadline=None)
+
+
+@every_codec
+@quick
+@given(shape=shapes, said=rates, true=rates, seed=seeds, spread=st.sampled_from([0, 300, 32767]))
+def test_codec_any_spikes_come_back(codec, shape, said, true, seed, spread):
+    known = context(shape, seed, said, spread)
+    sent = spikes(shape, true, seed)
+    payload = registry.encode(codec, sent, known)
+    np.testing.assert_array_equal(registry.decode(codec.id, payload, known), sent)
+
+
+@every_codec
+@quick
+@given(shape=shapes, rate=rates, seed=seeds, cut=st.integers(0, 5))
+def test_codec_stream_of_steps_comes_back(codec, shape, rate, seed, cut):
+    known = context(shape, seed)
+    sent = spikes(shape, rate, seed)
+    got = sent[:0]
+    places = sorted({0, min(cut, shape[0]), *range(cut, shape[0]), shape[0]})
+    for first, last in itertools.pairwise(places):
+        payload = registry.encode(codec, sent[first:last], known, sent[:first])
+        coming = registry.decode(codec.id, payload, known, got, last - first)
+        got = np.concatenate([got, coming])
+    np.testing.assert_array_equal(got, sent)
+
+
+@every_codec
+@pytest.mark.parametrize("level", [0, 1])
+def test_codec_silence_and_saturation_come_back(codec, level):
+    shape = (4, 8, 16, 16)
+    known = context(shape, rate=0.0)
+    sent = np.full(shape, level, dtype=np.uint8)
+    payload = registry.encode(codec, sent, known)
+    np.testing.assert_array_equal(registry.decode(codec.id, payload, known), sent)
+
+
+@every_codec
+@settings(max_examples=150, deadline=None)
+@given(shape=shapes, seed=seeds, payload=st.binary(max_size=80))
+def test_codec_random_bytes_are_spikes_or_codec_error(codec, shape, seed, payload):
+    known = context(shape, seed)
+    try:
+        got = registry.decode(codec.id, payload, known)
+    except CodecError:
+        return
+    assert got.shape == shape
+    assert got.dtype == np.uint8
+    assert got.max() <= 1
+    if codec.name != "bitmap+zstd":
+        assert registry.encode(codec, got, known) == payload
+
+
+@every_codec
+@settings(max_examples=150, deadline=None)
+@given(shape=shapes, rate=rates, seed=seeds, data=st.data())
+def test_codec_damaged_payload_is_other_spikes_or_codec_error(codec, shape, rate, seed, data):
+    known = context(shape, seed)
+    sent = spikes(shape, rate, seed)
+    payload = registry.encode(codec, sent, known)
+    damaged = data.draw(damages(payload))
+    try:
+        got = registry.decode(codec.id, damaged, known)
+    except CodecError:
+        return
+    assert got.shape == shape
+    if damaged != payload and codec.name != "bitmap+zstd":
+        assert (got != sent).any()
+
+
+def damages(payload: bytes) -> st.SearchStrategy[bytes]:
+    cut = st.integers(0, len(payload)).map(lambda keep: payload[:keep])
+    extended = st.binary(min_size=1, max_size=9).map(lambda more: payload + more)
+    if not payload:
+        return extended
+
+    def flip(bit: int) -> bytes:
+        number = int.from_bytes(payload, "big") ^ 1 << bit
+        return number.to_bytes(len(payload), "big")
+
+    return cut | extended | st.integers(0, 8 * len(payload) - 1).map(flip)
+
+
+@every_codec
+@pytest.mark.parametrize("filler", [b"\x00", b"\x01", b"\x7f", b"\x80", b"\xff"])
+def test_codec_a_megabyte_for_few_spikes_is_refused(codec, filler):
+    with pytest.raises(CodecError):
+        registry.decode(codec.id, filler * (1 << 20), context((4, 2, 4, 4)))
+
+
+def test_encode_best_takes_the_shortest_payload():
+    known = context((4, 4, 8, 8), rate=0.05)
+    sent = spikes(known.shape, 0.05, 1)
+    codec_id, payload = registry.encode_best(sent, known)
+    assert len(payload) == min(len(registry.encode(codec, sent, known)) for codec in CODECS)
+    np.testing.assert_array_equal(registry.decode(codec_id, payload, known), sent)
+
+
+def test_encode_best_without_model_leaves_the_trained_codec_out():
+    known = CodeContext((4, 4, 8, 8), (0.1,) * 4)
+    trained = registry.codec_named("trained")
+    assert not trained.usable(known)
+    assert registry.encode_best(spikes(known.shape, 0.1, 1), known)[0] != trained.id
+    with pytest.raises(CodecError, match="context model"):
+        registry.decode(trained.id, b"", known)
+
+
+def test_ids_are_those_on_the_wire():
+    assert {codec.name: codec.id for codec in CODECS} == {
+        "bitmap": 1,
+        "events": 2,
+        "bitmap+zstd": 3,
+        "rates": 4,
+        "adaptive": 5,
+        "trained": 6,
+    }
+
+
+def test_codec_named_unknown_raises_codec_error():
+    with pytest.raises(CodecError, match="no codec 'jpeg'"):
+        registry.codec_named("jpeg")
+
+
+@pytest.mark.parametrize("codec_id", [-1, 0, 7, 1 << 40])
+def test_decode_unknown_id_raises_codec_error(codec_id):
+    with pytest.raises(CodecError, match="no codec has the id"):
+        registry.decode(codec_id, b"", context((1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize(("past", "steps"), [(0, 0), (0, 5), (3, 2), (0, -1)])
+def test_decode_impossible_steps_raise_codec_error(past, steps):
+    known = context((4, 1, 2, 2))
+    with pytest.raises(CodecError, match="steps"):
+        registry.decode(1, b"", known, np.zeros((past, 1, 2, 2), dtype=np.uint8), steps)
+
+
+def test_decode_whole_sample_as_past_raises_codec_error():
+    known = context((4, 1, 2, 2))
+    with pytest.raises(CodecError, match="past"):
+        registry.decode(1, b"", known, np.zeros(known.shape, dtype=np.uint8))
+
+
+def test_encode_graded_values_raise_data_error():
+    known = context((1, 1, 2, 2))
+    with pytest.raises(DataError):
+        registry.encode_best(np.full(known.shape, 2, dtype=np.uint8), known)
+
+
+def test_bitmap_is_the_packed_form():
+    known = context((2, 1, 3, 3))
+    sent = spikes(known.shape, 0.5, 3)
+    assert registry.encode(registry.codec_named("bitmap"), sent, known) == bits.pack(sent)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rates"),
+    [
+        ((0, 1, 1, 1), (0.1,)),
+        ((1, 1, 4097, 4096), (0.1,)),
+        ((1, 2, 1, 1), (0.1,)),
+        ((1, 1, 1, 1), (1.5,)),
+        ((1, 1, 1, 1), (float("nan"),)),
+        ((1, 1, 1), (0.1,)),
+    ],
+)
+def test_context_impossible_raises_codec_error(shape, rates):
+    with pytest.raises(CodecError):
+        CodeContext(shape, rates)
+
+
+def test_context_model_of_other_shape_raises_codec_error():
+    model = context((4, 1, 2, 2)).model
+    with pytest.raises(CodecError, match="context model"):
+        CodeContext((4, 1, 2, 3), (0.1,), model)
+
+
+def test_context_largest_shape_is_accepted():
+    assert CodeContext((1, 1, 4096, 4096), (0.1,)).shape[2] * 4096 == MAX_SPIKES
