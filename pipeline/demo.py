@@ -1,0 +1,168 @@
+"""The whole walk on scikit-learn's digits: train, export, simulate, send, classify, measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lava_edge import netx_file, reference
+from measure import energy, profile
+from pipeline import images, report
+from pipeline.console import progress_bar
+from pipeline.edge import EdgeRun, stream
+from pipeline.export import export
+from splitcore.bundle import Bundle, open_bundle
+from splitcore.errors import LinkError, UsageError
+from training import checkpoint, config, evaluate, loop, slayer_twin
+from training.data import sources
+
+PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
+RESULT, REPORT = "result.json", "report.html"
+STOP_S = 10
+
+
+def run(out: Path) -> dict[str, Any]:
+    """Everything into the folder `out`; result.json and report.html appear last."""
+    if out.exists() and any(out.iterdir()) and not (out / "run").is_dir():
+        raise UsageError(f"{out}: is not empty and no demo's folder; choose another --out")
+    settings = config.load(config.shipped("digits"))
+    dataset = sources.load(settings.data.source, settings.data.seed)
+    with progress_bar() as progress:
+        found = out / "run" / checkpoint.FILE
+        trained = loop.fit(settings, dataset, out / "run", resume=found.exists(), progress=progress)
+        export(checkpoint.load(trained.path), dataset, out / "bundle")
+        bundle = open_bundle(out / "bundle")
+        test = images.load(bundle, None, None)
+        task = progress.add_task("simulate, send, classify", total=len(test))
+        with served(out / "bundle") as address:
+            done = stream(
+                bundle,
+                test.frames_ntchw,
+                address,
+                advance=lambda: progress.update(task, advance=1),
+            )
+        task = progress.add_task("check against SLAYER and reference", total=1)
+        comparison = compare(bundle, test.frames_ntchw, done.code_ntchw)
+        progress.update(task, advance=1)
+    expected = evaluate.answers(trained.model, test.images)
+    result = measured(bundle, test, done, expected, comparison)
+    _write(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    report.write(result, out / REPORT)
+    return {**result, "report": str(out / REPORT), "result": str(out / RESULT)}
+
+
+@contextmanager
+def served(bundle: Path) -> Iterator[str]:
+    """A cloud server in a process of its own on a free loopback port; yields its address."""
+    command = [sys.executable, "-m", "pipeline.cli", "serve", str(bundle)]
+    with subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            if not line:
+                raise LinkError(f"server: ended with code {server.wait()} before it listened")
+            yield json.loads(line)["listening"]
+        finally:
+            server.terminate()
+            try:
+                server.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def compare(bundle: Bundle, frames_ntchw: np.ndarray, lava_code: np.ndarray) -> dict[str, int]:
+    """Code spikes of Lava and every layer's spikes of SLAYER against the reference."""
+    graph = netx_file.load(bundle.edge_path)
+    truth = reference.run(graph, frames_ntchw).spikes
+    slayer = slayer_twin.run(graph, frames_ntchw)
+    mismatched = sum(int((slayer[name] != truth[name]).sum()) for name in truth)
+    mismatched += int((lava_code != truth[graph.output.name]).sum())
+    return {"spikes": sum(int(spikes.sum()) for spikes in truth.values()), "mismatched": mismatched}
+
+
+def measured(
+    bundle: Bundle,
+    test: images.Images,
+    done: EdgeRun,
+    expected: evaluate.Answers,
+    comparison: dict[str, int],
+) -> dict[str, Any]:
+    """The result with the keys that every report and plan reads."""
+    manifest = bundle.manifest
+    graph = netx_file.load(bundle.edge_path)
+    events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
+    profiles = [profile.load(name) for name in PROFILES]
+    energies = [
+        (chosen, energy.energy(graph, done.counts, chosen, manifest.steps, events))
+        for chosen in profiles
+    ]
+    feature_bits = 32 * int(np.prod(manifest.feature_shape))
+    payload_bits = done.mean("payload_bits")
+    sample = int(np.argmax(done.code_ntchw.reshape(len(test), -1).sum(axis=1)))
+    return {
+        "samples": len(test),
+        "steps": manifest.steps,
+        "accuracy_model": evaluate.accuracy(expected.labels_n, test.labels_n),
+        "accuracy_pipeline": evaluate.accuracy(done.labels_n, test.labels_n),
+        "spikes": comparison["spikes"],
+        "mismatched_spikes": comparison["mismatched"]
+        + int((done.code_ntchw != expected.code_ntchw).sum()),
+        "prediction_mismatches": int((done.labels_n != expected.labels_n).sum()),
+        "payload_bits_mean": payload_bits,
+        "wire_bytes_mean": done.mean("wire_bytes"),
+        "raw_spike_bits": int(np.prod(manifest.spike_shape)),
+        "feature_bits_fp32": feature_bits,
+        "compression_ratio": feature_bits / payload_bits,
+        "energy_pj": {chosen.name: result.mean_pj() for chosen, result in energies},
+        "details": report.details(
+            manifest,
+            graph,
+            done.counts,
+            energies,
+            test.labels_n,
+            done.labels_n,
+            done.code_ntchw[sample],
+            sample=sample,
+        ),
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What was found, in plain lines."""
+    raw, payload = result["raw_spike_bits"], result["payload_bits_mean"]
+    lines = [
+        f"{result['samples']} test images through Lava and a server of its own: "
+        f"{100 * result['accuracy_pipeline']:.2f} % right "
+        f"(the trained model alone: {100 * result['accuracy_model']:.2f} %)",
+        f"{result['spikes']:,} spikes compared between SLAYER, reference and Lava: "
+        f"{result['mismatched_spikes']} mismatches, "
+        f"{result['prediction_mismatches']} predictions differ",
+        f"sent: {payload:.0f} bits an image of payload ({raw} raw), "
+        f"{result['wire_bytes_mean']:.0f} bytes on the wire; fp32 features would be "
+        f"{result['feature_bits_fp32']:,} bits, {result['compression_ratio']:.0f} times as many",
+    ]
+    lines += [
+        f"modelled edge energy on {name}: {pair['op_only'] / 1e3:,.1f} nJ op-only, "
+        f"{pair['full'] / 1e3:,.1f} nJ full"
+        for name, pair in result["energy_pj"].items()
+    ]
+    return "\n".join([*lines, f"report: {result['report']}"])

@@ -1,0 +1,117 @@
+"""The edge at work: frames through the simulator, each sample's spikes to the cloud at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lava_edge.runtime import simulate
+
+from lava_edge.uplink import Answer, Uplink
+from measure.counts import Counts
+from pipeline import images
+from pipeline.console import progress_bar
+from splitcore.bundle import Bundle, open_bundle
+from training.evaluate import accuracy
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeRun:
+    """What the simulator fired and what the cloud answered, sample by sample in order."""
+
+    code_ntchw: np.ndarray
+    counts: Counts
+    answers: tuple[Answer, ...]
+
+    @property
+    def labels_n(self) -> np.ndarray:
+        """The cloud's classes."""
+        return np.array([answer.label for answer in self.answers])
+
+    def mean(self, field: str) -> float:
+        """The mean over samples of a numeric field of the answers."""
+        return float(np.mean([getattr(answer, field) for answer in self.answers]))
+
+
+def stream(
+    bundle: Bundle,
+    frames_ntchw: np.ndarray,
+    server: str,
+    *,
+    model: str = "leaf",
+    advance: Callable[[], object] = lambda: None,
+    **security: Any,
+) -> EdgeRun:
+    """Simulate and send all samples; `advance` is called for each answer.
+
+    Raises LinkError naming the samples that were lost, SimulationError when the simulator died.
+    """
+    codes: list[np.ndarray] = []
+    counts: list[Counts] = []
+
+    def samples():
+        for result in simulate(bundle.edge_path, frames_ntchw, model=model):
+            codes.append(result.code_tchw)
+            counts.append(result.counts)
+            yield result.index, result.code_tchw
+
+    answers: dict[int, Answer] = {}
+    with Uplink(server, bundle, **security) as uplink:
+        for answer in uplink.classify(samples()):
+            answers[answer.sample] = answer
+            advance()
+    ordered = tuple(answers[index] for index in range(len(codes)))
+    return EdgeRun(np.stack(codes), Counts.concatenate(counts), ordered)
+
+
+def run(
+    path: Path,
+    *,
+    server: str,
+    samples: int | None = None,
+    data: str | None = None,
+    model: str = "leaf",
+    **security: Any,
+) -> dict[str, Any]:
+    """The edge command."""
+    bundle = open_bundle(path)
+    chosen = images.load(bundle, data, samples)
+    with progress_bar() as progress:
+        task = progress.add_task("edge", total=len(chosen))
+        done = stream(
+            bundle,
+            chosen.frames_ntchw,
+            server,
+            model=model,
+            advance=lambda: progress.update(task, advance=1),
+            **{name: value for name, value in security.items() if value is not None},
+        )
+    return {
+        "bundle": str(path),
+        "server": server,
+        "model": model,
+        "data": chosen.data,
+        "samples": len(chosen),
+        "answered": len(done.answers),
+        "accuracy": accuracy(done.labels_n, chosen.labels_n),
+        "code_spikes": int(done.code_ntchw.sum()),
+        "payload_bits_mean": done.mean("payload_bits"),
+        "envelope_bits_mean": done.mean("envelope_bits"),
+        "wire_bytes_mean": done.mean("wire_bytes"),
+        "server_us_mean": done.mean("server_us"),
+        "round_trip_us_mean": done.mean("round_trip_us"),
+    }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result in plain lines."""
+    return (
+        f"{result['answered']} of {result['samples']} samples of {result['data']} answered by "
+        f"{result['server']}, {100 * result['accuracy']:.2f} % right\n"
+        f"a sample: {result['payload_bits_mean']:.0f} bits of payload, "
+        f"{result['wire_bytes_mean']:.0f} bytes on the wire, "
+        f"{result['round_trip_us_mean'] / 1000:.1f} ms there and back"
+    )

@@ -1,0 +1,62 @@
+"""Export: what was trained is what is in the bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lava_edge import netx_file, reference
+from pipeline import export, images
+from splitcore import tail
+from splitcore.bundle import open_bundle
+from splitcore.errors import BundleError, DataError
+from splitcore.graph import Identity
+from training import checkpoint, evaluate
+from training.data import sources
+
+
+def test_export_of_a_run_holds_the_trained_model(digits_run: Path, digits_bundle: Path) -> None:
+    bundle = open_bundle(digits_bundle)
+    graph, cloud = netx_file.load(bundle.edge_path), tail.load(bundle.cloud_path)
+    test = images.load(bundle, None, None)
+    code = reference.run(graph, test.frames_ntchw).spikes[graph.output.name]
+    scores = cloud.scores(reference.run(cloud.graph, code).spikes[cloud.graph.output.name])
+    trained = evaluate.answers(checkpoint.load(digits_run).model(), test.images)
+    assert np.array_equal(code, trained.code_ntchw)
+    assert np.array_equal(scores.argmax(axis=1), trained.labels_n)
+    assert bundle.manifest.accuracy == evaluate.accuracy(trained.labels_n, test.labels_n)
+    assert bundle.manifest.accuracy > 0.8
+
+
+def test_export_edge_half_has_both_kinds_of_shortcut(digits_bundle: Path) -> None:
+    graph = netx_file.load(open_bundle(digits_bundle).edge_path)
+    joined = [layer for layer in graph.layers if len(layer.currents) == 2]
+    kinds = {isinstance(layer.currents[1].synapse, Identity) for layer in joined}
+    assert kinds == {True, False}
+
+
+def test_export_with_other_images_is_refused(digits_run: Path, tmp_path: Path) -> None:
+    found = checkpoint.load(digits_run)
+    digits = sources.load("digits")
+    other = type(digits)("other", ("a", *digits.classes[1:]), *_splits(digits))
+    with pytest.raises(DataError, match="was trained for"):
+        export.export(found, other, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def _splits(dataset: object) -> tuple:
+    return tuple(getattr(dataset, name) for name in ("train", "validation", "test"))
+
+
+def test_export_over_a_folder_that_is_no_bundle_is_refused(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keep.txt").write_text("mine")
+    with pytest.raises(BundleError, match="is no bundle"):
+        export.run(digits_run, out=tmp_path, data=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
+
+
+def test_images_more_than_there_are_is_refused(digits_bundle: Path) -> None:
+    with pytest.raises(DataError, match="360 test images"):
+        images.load(open_bundle(digits_bundle), None, 361)
