@@ -21,21 +21,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
+from measure.counts import Counts, fan_out
 from measure.profile import Profile
 from splitcore.errors import DataError, GraphError
-from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Identity, Lif, Synapse
-
-if TYPE_CHECKING:
-    from measure.counts import Counts
+from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Identity, Lif, Shape, Synapse
 
 US_MW_TO_PJ = 1e3  # 1 µs · 1 mW = 1 nJ
 OP_ONLY = ("synops", "macs")
 
 Status = Literal["counted", "absent", "included"]
+Active = Literal["fired", "most", "all"]  # which updates count as active: see `energy`
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,45 +137,13 @@ def spread(values: np.ndarray) -> dict[str, float]:
     }
 
 
-def connections(synapse: Synapse, source: tuple[int, int, int]) -> int:
+def connections(synapse: Synapse, source: Shape) -> int:
     """Pairs of a source neuron and a target neuron that this synapse joins, borders left out.
 
     It is what a dense network computes as MACs in one step, and what one step of a network that
     fires everywhere would do as synaptic operations.
     """
-    match synapse:
-        case Identity():
-            return math.prod(source)
-        case Dense(weight_oi=weight_oi):
-            return int(weight_oi.size)
-        case Conv():
-            out_channels, per_group, *kernel = synapse.weight_oihw.shape
-            _, *out = synapse.output_shape(source)
-            taps = [
-                _tap_pairs(source[1 + axis], out[axis], kernel[axis], synapse, axis)
-                for axis in (0, 1)
-            ]
-            return int(out_channels * per_group * taps[0] * taps[1])
-        case ConvTranspose():
-            in_channels, out_channels, *kernel = synapse.weight_iohw.shape
-            _, *out = synapse.output_shape(source)
-            taps = [
-                sum(
-                    0 <= place * synapse.stride[axis] + tap - synapse.padding[axis] < out[axis]
-                    for place in range(source[1 + axis])
-                    for tap in range(kernel[axis])
-                )
-                for axis in (0, 1)
-            ]
-            return int(in_channels * out_channels * taps[0] * taps[1])
-        case _:
-            raise GraphError(f"energy: no such synapse {type(synapse).__name__}")
-
-
-def _tap_pairs(size: int, out: int, kernel: int, conv: Conv, axis: int) -> int:
-    first = np.arange(out)[:, None] * conv.stride[axis] - conv.padding[axis]
-    place = first + np.arange(kernel)[None, :] * conv.dilation[axis]
-    return int(((place >= 0) & (place < size)).sum())
+    return int(np.broadcast_to(fan_out(synapse, source), source).sum())
 
 
 def rate_times_steps(graph: Graph, counts: Counts) -> float:
@@ -202,18 +169,24 @@ def energy(
     profile: Profile,
     steps: int,
     input_events: np.ndarray | None = None,
+    active: Active = "most",
+    activity: float = 1.0,
 ) -> EnergyResult:
     """Both accountings of what `counts` (N, L) says has happened in `steps` time steps.
 
     input_events (N,): nonzero input values a sample, over all steps. Without it every input value
     is taken to send an event each step, which is the most there can be.
+    active: which neuron updates are active ones. Counts do not tell in which steps input reached
+    a neuron, so "most" takes as many as operations reached its layer, "fired" only as many as
+    spiked, "all" every one.
+    activity: multiplies every spike and what follows from it, for break-even studies.
     """
     names = tuple(layer.name for layer in graph.layers)
     if tuple(counts.layers) != names:
         raise DataError(f"counts: expected layers {names}, got {tuple(counts.layers)}")
-    if not len(counts.spikes):
+    if not len(counts):
         raise DataError("counts: expected at least one sample")
-    model = _Model(graph, counts, profile, steps, input_events)
+    model = _Model(graph, counts, profile, steps, input_events, active, activity)
     return EnergyResult(profile.name, names, steps, model.terms())
 
 
@@ -227,15 +200,24 @@ class _Model:
         profile: Profile,
         steps: int,
         input_events: np.ndarray | None,
+        active: Active,
+        activity: float,
     ) -> None:
         self.graph, self.profile, self.steps = graph, profile, steps
-        self.spikes = counts.spikes.astype(np.float64)
-        self.synops = counts.synops.astype(np.float64)
+        self.spikes = counts.spikes * activity
+        self.synops = counts.synops * activity
         self.macs = counts.macs.astype(np.float64)
         self.updates = counts.neuron_updates.astype(np.float64)
-        self.relays = counts.relay_events.astype(np.float64)
+        self.relays = counts.relay_events * activity
         self.operations = self.synops + self.macs
-        self.active = np.minimum(self.updates, self.operations)
+        reached = {"fired": self.spikes, "most": self.operations, "all": self.updates}
+        self.active = np.minimum(self.updates, reached[active])
+        self.active_text = {
+            "fired": "only updates in which a neuron fired are active",
+            "most": "a neuron is active in at most as many steps as operations reached its layer "
+            "(the most that the counts allow)",
+            "all": "every update is active",
+        }[active]
         self.neurons = np.array([math.prod(graph.shapes[layer.name]) for layer in graph.layers])
         self.input_known = input_events is not None
         dense_events = np.full(len(self.spikes), math.prod(graph.input.shape) * steps)
@@ -250,10 +232,6 @@ class _Model:
             if self.input_known
             else "every input value taken as an event in each step"
         )
-        active_text = (
-            "a neuron is active in at most as many steps as operations reached its layer "
-            "(the most that the counts allow)"
-        )
         return (
             self._priced(
                 "synops",
@@ -267,7 +245,7 @@ class _Model:
             ),
             self._priced(
                 "neuron_updates_active",
-                active_text,
+                self.active_text,
                 (self.active, "neuron_update_active_energy"),
             ),
             self._priced(
@@ -342,32 +320,26 @@ class _Model:
             operations, updates = self.operations[:, index], self.updates[:, index]
             match name:
                 case "memory_weights":
-                    weights = sum(_weight_count(current.synapse) for current in layer.currents)
-                    column = operations * self._word(
+                    weights = sum(weight_count(current.synapse) for current in layer.currents)
+                    column = operations * self.profile.word_pj(
                         weights, memory.weight_bits
-                    ) + updates * self._word(layer.bias.size, memory.bias_bits)
+                    ) + updates * self.profile.word_pj(layer.bias.size, memory.bias_bits)
                 case "memory_states":
-                    word = self._word(int(self.neurons[index]), memory.state_bits)
+                    word = self.profile.word_pj(int(self.neurons[index]), memory.state_bits)
                     column = 2 * (operations + updates) * word
                 case "memory_events":
-                    column = self.spikes[:, index] * self._word(
+                    column = self.spikes[:, index] * self.profile.word_pj(
                         int(self.neurons[index]), memory.event_bits
                     )
                     for source, _, events in self._events_in(layer):
                         graded = source == self.graph.input.name and self.graph.input.message_bits
                         bits = memory.activation_bits if graded else memory.event_bits
                         size = math.prod(self.graph.shapes[source])
-                        column = column + events * self._word(size, bits)
+                        column = column + events * self.profile.word_pj(size, bits)
                 case _:
                     raise AssertionError(name)
             columns.append(column)
         return Term(name, "counted", text, np.stack(columns, axis=1))
-
-    def _word(self, words: int, bits: int) -> float:
-        """pJ of one access to a word of so many bits in a buffer of so many words."""
-        memory = self.profile.memory
-        assert memory is not None
-        return self.profile.access_energy_pj(words * bits / 8) * bits / memory.word_bits
 
     def _message_pj(self) -> float:
         return self._figure("message_energy") + self._figure("hops_per_message") * self._figure(
@@ -456,7 +428,8 @@ class _Model:
         )
 
 
-def _weight_count(synapse: Synapse) -> int:
+def weight_count(synapse: Synapse) -> int:
+    """Weights that the synapse stores."""
     match synapse:
         case Identity():
             return 1

@@ -69,11 +69,13 @@ Amount = Annotated[float, Field(ge=0, le=1e15)]
 Bits = Annotated[int, Field(ge=1, le=1024)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Nothing unknown, nothing converted, no infinities, no changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Figure(_Strict):
+class Figure(Strict):
     """One figure in its own unit; `low` and `high` where sources or circumstances differ."""
 
     value: Amount
@@ -93,14 +95,14 @@ class Figure(_Strict):
         return self
 
 
-class BufferPoint(_Strict):
+class BufferPoint(Strict):
     """What one access to a buffer of this many bytes costs."""
 
     bytes: Annotated[int, Field(ge=1)]
     energy: Figure
 
 
-class Memory(_Strict):
+class Memory(Strict):
     """Buffers that cost by their size, and the width of what is kept in them.
 
     One access moves word_bits; narrower words cost their share. Between the points the cost is
@@ -117,7 +119,7 @@ class Memory(_Strict):
     assumption: Text
 
 
-class Profile(_Strict):
+class Profile(Strict):
     """Everything an accounting needs of one kind of hardware."""
 
     format: Literal["spikebottlenet-profile-1"]
@@ -153,6 +155,26 @@ class Profile(_Strict):
             update={"value": canonical / UNITS[entry.unit][1], "low": None, "high": None}
         )
         return self.model_copy(update={"figures": {**self.figures, figure: moved}})
+
+    def with_memory_scaled(self, factor: float) -> Profile:
+        """The same profile with every buffer access at `factor` times its cost. Needs `memory`."""
+        assert self.memory is not None
+        points = [
+            point.model_copy(
+                update={
+                    "energy": point.energy.model_copy(
+                        update={"value": factor * point.energy.value, "low": None, "high": None}
+                    )
+                }
+            )
+            for point in self.memory.points
+        ]
+        return self.model_copy(update={"memory": self.memory.model_copy(update={"points": points})})
+
+    def word_pj(self, words: int, bits: int) -> float:
+        """pJ of one access to a word of so many bits in a buffer of so many words."""
+        assert self.memory is not None
+        return self.access_energy_pj(words * bits / 8) * bits / self.memory.word_bits
 
     def access_energy_pj(self, footprint_bytes: float) -> float:
         """pJ of one access of word_bits to a buffer of this size. Needs `memory`."""

@@ -1,0 +1,122 @@
+"""The same edge network as an ordinary one: MACs, the same memory model, and the break-even rate.
+
+Each connection is one MAC, once; there are no time steps. Memory and addresses after Lemaire et
+al. 2022 (arXiv 2210.13107, equations 3, 4, 6, 11 and 12): a MAC reads its weight and its input, an
+output reads its bias and is written once; addresses are counted up, not computed from events. No
+data is reused between MACs, exactly as none is reused between spikes in `measure.energy`: a real
+accelerator reuses both, so compare the two sides, not either with a chip.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from measure.counts import Counts
+from measure.energy import connections, energy, rate_times_steps, weight_count
+from measure.profile import Profile
+from splitcore.errors import ProfileError
+from splitcore.graph import Conv, ConvTranspose, Dense, Graph
+
+BISECTIONS = 60
+
+
+@dataclass(frozen=True)
+class DenseEnergy:
+    """pJ an image of the network as an ordinary one, and its MACs."""
+
+    profile: str
+    macs: int
+    op_only_pj: float
+    full_pj: float
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """Where the spiking network costs as much as the dense one.
+
+    rate_times_steps is the T × rate at which both are equal: T where spikes are cheaper at every
+    rate, None where even a silent network costs more. ratio is dense over spiking energy as it is
+    now: above 1 the spiking network wins.
+    """
+
+    accounting: str
+    dense_profile: str
+    ratio: float
+    rate_times_steps: float | None
+
+
+def dense_energy(graph: Graph, profile: Profile) -> DenseEnergy:
+    """Cost of the graph's dense twin on a digital profile. Raises ProfileError without MACs."""
+    mac_pj = profile.value("mac_energy")
+    if mac_pj is None:
+        raise ProfileError(f"profile {profile.name}: figures.mac_energy: missing")
+    macs = total = 0
+    extra = 0.0
+    for layer in graph.layers:
+        outputs = math.prod(graph.shapes[layer.name])
+        layer_macs = sum(
+            connections(current.synapse, graph.shapes[current.source]) for current in layer.currents
+        )
+        macs += layer_macs
+        total += outputs
+        add_pj = profile.value("address_add_energy") or 0.0
+        for current in layer.currents:
+            extra += add_pj * _address_additions(current.synapse, graph, current.source, outputs)
+        if profile.memory is not None:
+            memory = profile.memory
+            weights = sum(weight_count(current.synapse) for current in layer.currents)
+            inputs = sum(math.prod(graph.shapes[current.source]) for current in layer.currents)
+            extra += layer_macs * profile.word_pj(weights, memory.weight_bits)
+            extra += layer_macs * profile.word_pj(inputs, memory.activation_bits)
+            extra += outputs * profile.word_pj(layer.bias.size, memory.bias_bits)
+            extra += outputs * profile.word_pj(outputs, memory.activation_bits)
+    op_only = macs * mac_pj
+    return DenseEnergy(profile.name, macs, op_only, op_only + extra)
+
+
+def _address_additions(synapse: object, graph: Graph, source: str, outputs: int) -> int:
+    """Lemaire: inputs + outputs + kernel places of a convolution; a counter a weight if dense."""
+    inputs = math.prod(graph.shapes[source])
+    match synapse:
+        case Dense(weight_oi=weight):
+            return int(weight.size)
+        case Conv(weight_oihw=weight):
+            return inputs + outputs + int(weight.shape[0] * weight.shape[2] * weight.shape[3])
+        case ConvTranspose(weight_iohw=weight):
+            return inputs + outputs + int(weight.shape[1] * weight.shape[2] * weight.shape[3])
+        case _:
+            return inputs + outputs
+
+
+def break_even(
+    graph: Graph, counts: Counts, spiking: Profile, dense: Profile, steps: int
+) -> tuple[BreakEven, BreakEven]:
+    """For both accountings, the T × rate below which spikes cost less than the dense twin.
+
+    Spikes of all layers are scaled together; what does not follow from spikes (graded MACs, idle
+    updates, static power) stays.
+    """
+    twin = dense_energy(graph, dense)
+    now = rate_times_steps(graph, counts)
+
+    def spiking_pj(accounting: str, activity: float) -> float:
+        return energy(graph, counts, spiking, steps, activity=activity).mean_pj()[accounting]
+
+    found = []
+    for accounting, dense_pj in (("op_only", twin.op_only_pj), ("full", twin.full_pj)):
+        ratio = dense_pj / spiking_pj(accounting, 1.0)
+        rate: float | None = None
+        if now > 0 and spiking_pj(accounting, 0.0) < dense_pj:
+            low, high = 0.0, steps / now  # every neuron fires in every step
+            if spiking_pj(accounting, high) < dense_pj:
+                low = high
+            for _ in range(BISECTIONS if low < high else 0):
+                middle = (low + high) / 2
+                if spiking_pj(accounting, middle) < dense_pj:
+                    low = middle
+                else:
+                    high = middle
+            rate = now * low
+        found.append(BreakEven(accounting, dense.name, ratio, rate))
+    return found[0], found[1]
