@@ -1,0 +1,142 @@
+"""The edge network in one operating system process: the fast model.
+
+With a channel it takes whole batches from its pipe and answers on its own, so no source and no sink
+Process is stepped beside it. With ports it behaves like the stock model: the output leaves
+depth[output] steps after the input came in.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from lava_edge import stepper
+from lava_edge.channel import Batch, Channel, Kind, Spread
+from lava_edge.network.process import EdgeNetwork
+from measure.counts import FIELDS
+from splitcore.errors import SimulationError
+from splitcore.graph import Graph
+
+IDLE_S = 0.002  # how long a step lasts when there is nothing left to do
+
+
+@implements(proc=EdgeNetwork, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class LeafEdgeNetwork(PyLoihiProcessModel):
+    """Steps the whole graph for all samples of a batch at once."""
+
+    inp: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: dict) -> None:
+        super().__init__(proc_params)
+        self._graph: Graph = proc_params["graph"]
+        self._steps: int = proc_params["steps"]
+        self._channel: Channel | None = proc_params["channel"]
+        self._record: str = proc_params["record"]
+        self._live: bool = proc_params["live"]
+        self._size: int = proc_params["batch"]
+        self._stepper = stepper.build(self._graph, self._steps, self._size)
+        self._batch: Batch | None = None
+        self._frames = np.zeros(0, dtype=np.uint8)
+        self._kept: dict[tuple[Kind, int], list[np.ndarray]] = {}
+        self._done_samples = 0
+        self._ended = False
+        self._late: deque[np.ndarray] = deque()
+
+    def run_spk(self) -> None:
+        """Advance one time step."""
+        if self._channel is None:
+            self._run_ports()
+            return
+        if self._ended:
+            time.sleep(IDLE_S)
+            return
+        try:
+            self._run_channel(self._channel)
+        except Exception:
+            self._channel.write(Kind.ERROR, traceback.format_exc().encode())
+            raise
+
+    def _run_ports(self) -> None:
+        shape = (self._size, *self._graph.input.shape[::-1])
+        frames = self.inp.recv().reshape(shape).transpose(0, 3, 2, 1)
+        if frames.min() < 0 or frames.max() > self._graph.input.max_value:
+            raise SimulationError(
+                f"edge network: expected input in [0, {self._graph.input.max_value}], "
+                f"got [{frames.min()}, {frames.max()}]"
+            )
+        if (self.time_step - 1) % self._steps == 0:
+            self._stepper.reset()
+        self._stepper.step(frames.astype(np.uint16))
+        self._late.append(self._stepper.spikes(self._graph.output.name).astype(np.int32))
+        if len(self._late) > self._graph.depth[self._graph.output.name]:
+            spikes = self._late.popleft().transpose(0, 3, 2, 1)
+        else:
+            spikes = np.zeros((self._size, *self._graph.output_shape[::-1]), dtype=np.int32)
+        self.out.send(spikes.reshape(self.out.shape))
+
+    def _run_channel(self, channel: Channel) -> None:
+        step = (self.time_step - 1) % self._steps
+        if step == 0 or (self._batch is not None and self._batch.spread is Spread.STEP):
+            self._batch = channel.read()
+            if self._batch is None:
+                self._ended = True
+                return
+            self._frames = self._batch.frames(self._graph.input.shape)
+        assert self._batch is not None
+        if step == 0:
+            self._stepper.reset()
+            self._kept.clear()
+        self._stepper.step(self._frames[:, min(step, self._frames.shape[1] - 1)])
+        self._keep(channel, step)
+        if step == self._steps - 1:
+            self._send(channel)
+
+    def _keep(self, channel: Channel, step: int) -> None:
+        output = len(self._graph.layers) - 1
+        for index, layer in enumerate(self._graph.layers):
+            if index != output and self._record == "none":
+                continue
+            spikes = self._stepper.spikes(layer.name)
+            self._kept.setdefault((Kind.SPIKES, index), []).append(spikes)
+            if index == output and self._live:
+                channel.write(
+                    Kind.STEP,
+                    np.packbits(spikes.reshape(-1)).tobytes(),
+                    sample=self._done_samples,
+                    step=step,
+                    time_ns=time.monotonic_ns(),
+                )
+            if self._record == "states":
+                for kind, values in (
+                    (Kind.CURRENT, self._stepper.current(layer.name)),
+                    (Kind.VOLTAGE, self._stepper.voltage(layer.name)),
+                ):
+                    self._kept.setdefault((kind, index), []).append(values)
+
+    def _send(self, channel: Channel) -> None:
+        counts = self._stepper.counts()
+        table = np.stack([getattr(counts, name) for name in FIELDS], axis=1)
+        stacks = {key: np.stack(values, axis=1) for key, values in self._kept.items()}
+        assert self._batch is not None
+        for place in range(self._batch.samples):
+            sample = self._done_samples + place
+            for (kind, layer), values in stacks.items():
+                row = values[place]
+                payload = (
+                    np.packbits(row.reshape(-1)) if kind is Kind.SPIKES else row.astype(np.int32)
+                )
+                channel.write(kind, payload.tobytes(), layer=layer, sample=sample)
+            channel.write(Kind.COUNTS, table[place].tobytes(), sample=sample)
+        self._done_samples += self._batch.samples
