@@ -9,6 +9,7 @@ numbers and short strings. Every error names the file and the path inside it.
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -57,9 +58,40 @@ class GuardedFile:
             if self.size > MAX_FILE_BYTES:
                 raise self.fail(f"{self.size:,} bytes are more than {MAX_FILE_BYTES:,}")
             self._file = h5py.File(self.path, "r")
+            if self._file.userblock_size or self._file.id.get_create_plist().get_sizes() != (8, 8):
+                raise self.fail("expected offsets of 8 bytes from the start of the file")
         except OSError as error:
             raise self.fail(f"no readable HDF5 file ({error})") from None
         return Group(self, self._file, "/")
+
+    def heap_string(self, place: int) -> bytes:
+        """The string behind a variable-length element at this byte of the file.
+
+        The element: length (4), heap address (8), index (4). The heap: "GCOL", version, 3 reserved,
+        its size (8), then objects of index (2), count (2), 4 reserved, size (8), data padded to 8.
+        """
+        length, heap, wanted = struct.unpack("<IQI", self._bytes(place, 16))
+        if length > MAX_TEXT:
+            raise self.fail(f"a string of {length:,} bytes is more than {MAX_TEXT}")
+        magic, size = struct.unpack("<4s4xQ", self._bytes(heap, 16))
+        if magic != b"GCOL" or not 16 <= size <= self.size - heap:
+            raise self.fail("damaged string")
+        at, end = heap + 16, heap + size
+        while at + 16 <= end:
+            index, size = struct.unpack("<H6xQ", self._bytes(at, 16))
+            if index == wanted and index and size == length:
+                return self._bytes(at + 16, length)
+            if index == 0 or size > end - at:
+                break
+            at += 16 + -(-size // 8) * 8
+        raise self.fail("damaged string")
+
+    def _bytes(self, place: int, count: int) -> bytes:
+        if place + count > self.size:
+            raise self.fail("points behind the end of the file")
+        with self.path.open("rb") as file:
+            file.seek(place)
+            return file.read(count)
 
     def __exit__(
         self,
@@ -135,7 +167,7 @@ class Group:
                 raise parent.fail(f"missing among {len(names)} members", str(index))
         return [parent.group(str(index)) for index in range(len(names))]
 
-    def _read(self, name: str, limit: int) -> np.ndarray:
+    def _plain(self, name: str) -> h5py.Dataset:
         dataset = self._member(name, h5py.Dataset)
         plist = dataset.id.get_create_plist()
         if plist.get_layout() not in _PLAIN_LAYOUTS or plist.get_nfilters():
@@ -145,21 +177,21 @@ class Group:
         if dataset.shape is None:
             raise self.fail("expected a value, got none", name)
         declared = math.prod(dataset.shape) * dataset.dtype.itemsize
-        if declared > min(limit, self.file.size, self.file.budget):
+        if declared > min(self.file.size, self.file.budget):
             raise self.fail(
                 f"declares {declared:,} bytes of shape {dataset.shape}; "
                 f"the file has {self.file.size:,}",
                 name,
             )
         self.file.budget -= declared
-        return np.asarray(dataset[()])
+        return dataset
 
     def integers(self, name: str) -> np.ndarray:
         """A dataset of whole numbers as int64, whatever type it is stored as."""
-        dataset = self._member(name, h5py.Dataset)
+        dataset = self._plain(name)
         if dataset.dtype.kind not in "biuf":
             raise self.fail(f"expected numbers, got {dataset.dtype}", name)
-        return self._whole(self._read(name, MAX_FILE_BYTES), name)
+        return self._whole(np.asarray(dataset[()]), name)
 
     def _whole(self, values: np.ndarray, name: str) -> np.ndarray:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -179,34 +211,40 @@ class Group:
         return int(values.reshape(-1)[0])
 
     def text(self, name: str) -> str:
-        """A dataset of one short ASCII string, scalar or of shape (1,)."""
-        dataset = self._member(name, h5py.Dataset)
-        if h5py.check_string_dtype(dataset.dtype) is None:
-            raise self.fail(f"expected a string, got {dataset.dtype}", name)
-        values = self._read(name, MAX_TEXT)
-        if values.size != 1:
-            raise self.fail(f"expected one string, got shape {values.shape}", name)
-        return self._decoded(values.reshape(-1)[0], name)
+        """A dataset of one short string, scalar or of shape (1,)."""
+        dataset = self._plain(name)
+        kind = h5py.check_string_dtype(dataset.dtype)
+        if kind is None or dataset.size != 1:
+            raise self.fail(
+                f"expected one string, got {dataset.dtype} of shape {dataset.shape}", name
+            )
+        if kind.length is not None:
+            return self._decoded(np.asarray(dataset[()]).reshape(-1)[0], name)
+        # libhdf5 2.0 allocates whatever length is declared and can loop in a damaged heap.
+        place = dataset.id.get_offset()
+        if place is None:
+            raise self.fail("expected a stored string", name)
+        return self._decoded(self.file.heap_string(place), name)
 
-    def _decoded(self, value: str | bytes, name: str) -> str:
-        text = value.decode("utf-8") if isinstance(value, bytes) else value
-        if len(text) > MAX_TEXT or not text.isprintable():
+    def _decoded(self, value: bytes, name: str) -> str:
+        text = value.decode("utf-8")
+        if len(value) > MAX_TEXT or not text.isprintable():
             raise self.fail("expected a short printable string", name)
         return text
 
     def attribute(self, name: str) -> int | str | None:
-        """A scalar attribute, whole number or short string; None where there is none."""
+        """A scalar attribute, whole number or fixed-length string; None where there is none."""
         self.file.where = self.where
         label = f"attribute {name}"
         if not h5py.h5a.exists(self._group.id, name.encode()):
             return None
         attribute = h5py.h5a.open(self._group.id, name.encode())
-        if attribute.shape != () or attribute.get_storage_size() > MAX_TEXT:
+        if attribute.shape != () or attribute.dtype.itemsize > MAX_TEXT:
             raise self.fail("expected one value", label)
-        value = self._group.attrs[name]
-        if isinstance(value, str | bytes):
-            return self._decoded(value, label)
-        values = np.asarray(value)
-        if values.dtype.kind not in "biuf":
-            raise self.fail(f"expected a number or a string, got {values.dtype}", label)
-        return int(self._whole(values, label))
+        if attribute.dtype.kind not in "biufS":
+            raise self.fail(f"expected a number or plain string, got {attribute.dtype}", label)
+        value = np.empty((), dtype=attribute.dtype)
+        attribute.read(value)
+        if value.dtype.kind == "S":
+            return self._decoded(value.tobytes().rstrip(b"\0"), label)
+        return int(self._whole(value, label))

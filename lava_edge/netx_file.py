@@ -36,13 +36,13 @@ from lava_edge.guarded_hdf5 import Group, GuardedFile
 from lava_edge.netx_layers import (
     LAYER_MEMBERS,
     MAX_NEURONS,
-    NAME,
     SYNAPSE_MEMBERS,
     read_input_neurons,
     read_lif,
     read_name,
     read_synapse,
     write_lif,
+    write_name,
     write_synapse,
     write_type,
 )
@@ -118,7 +118,7 @@ def _write_chain(file: h5py.File, graph: Graph) -> None:
     group.create_dataset(
         "shape", data=np.array(graph.input.shape[:1] if flat else graph.input.shape)
     )
-    group.attrs[NAME] = graph.input.name
+    write_name(group, graph.input.name)
     for layer in graph.layers:
         (current,) = layer.currents
         source = graph.shapes[current.source]
@@ -135,7 +135,7 @@ def _write_chain(file: h5py.File, graph: Graph) -> None:
 
 def _write_network(file: h5py.Group, graph: Graph) -> None:
     group = file.create_group("input")
-    group.attrs[NAME] = graph.input.name
+    write_name(group, graph.input.name)
     group.create_dataset("shape", data=np.array(graph.input.shape))
     group.create_dataset("messageBits", data=graph.input.message_bits)
     layers = file.create_group("layer")

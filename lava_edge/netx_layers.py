@@ -47,9 +47,14 @@ def write_type(group: h5py.Group, kind: str) -> None:
     group.create_dataset("type", (1,), "S10", [kind.encode("ascii")])
 
 
+def write_name(group: h5py.Group, name: str) -> None:
+    """A name as a fixed-length string; variable ones live in a heap that is not safe to read."""
+    group.attrs[NAME] = np.bytes_(name.encode("utf-8"))
+
+
 def write_lif(group: h5py.Group, layer: Lif) -> None:
     """Name, bias and neuron of one layer."""
-    group.attrs[NAME] = layer.name
+    write_name(group, layer.name)
     if layer.bias.any():
         group.create_dataset("bias", data=layer.bias.astype(np.float32))
     neuron = group.create_group("neuron")

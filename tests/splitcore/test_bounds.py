@@ -1,0 +1,169 @@
+import math
+
+import numpy as np
+import pytest
+
+from lava_edge import reference
+from splitcore import bounds
+from splitcore.errors import OverflowBoundError
+from splitcore.graph import Conv, ConvTranspose, Current, Dense, Graph, Identity, Input, Lif
+from tests.heads import heads
+
+
+def one_neuron(weight, *, bias=0, threshold=100, voltage_decay=4096, current_decay=4096, bits=0):
+    weight_oi = np.atleast_2d(weight)
+    lif = Lif(
+        "only",
+        (Current("input", Dense(weight_oi)),),
+        np.full(len(weight_oi), bias),
+        threshold,
+        voltage_decay,
+        current_decay,
+    )
+    return Graph(Input((weight_oi.shape[1], 1, 1), bits), (lif,))
+
+
+def bound_of(synapse, source, threshold=1000, bits=0):
+    shape = synapse.output_shape(source)
+    lif = Lif("only", (Current("input", synapse),), np.zeros(shape[0], int), threshold, 4096)
+    return bounds.bounds(Graph(Input(source, bits), (lif,)))[0]
+
+
+def test_bound_of_sum_takes_the_larger_sign():
+    # 10 + 20 against 4 + 50: the negative side is larger, all of it is 84.
+    bound = bounds.bounds(one_neuron([10, 20, -4, -50]))[0]
+    assert (bound.activation, bound.summed, bound.current) == (54, 84, 54 * 64)
+
+
+def test_bound_of_graded_input_multiplies_by_its_largest_value():
+    assert bounds.bounds(one_neuron([2, 4], bits=6))[0].activation == 6 * 63
+
+
+def test_bound_of_later_layer_takes_binary_spikes():
+    first = Lif("a", (Current("input", Identity(2)),), np.zeros(1, int), 10, 4096)
+    second = Lif("b", (Current("a", Identity(-6)),), np.zeros(1, int), 10, 4096)
+    found = bounds.bounds(Graph(Input((1, 1, 1), 8), (first, second)))
+    assert [bound.activation for bound in found] == [2 * 255, 6]
+
+
+def test_bound_of_meeting_currents_is_their_sum():
+    currents = (Current("input", Identity(10)), Current("input", Identity(-4)))
+    graph = Graph(Input((2, 3, 3)), (Lif("a", currents, np.zeros(2, int), 10, 4096),))
+    assert bounds.bounds(graph)[0].activation == 10
+
+
+def test_bound_of_filter_is_the_geometric_series():
+    # u settles at 64 · 10 / (1024 / 4096) = 2560
+    graph = one_neuron([10], current_decay=1024)
+    assert bounds.bounds(graph)[0].current == 2560
+
+
+def test_bound_of_filter_over_steps_follows_the_integer_decay():
+    # 640; 480 + 640 = 1120; 840 + 640 = 1480
+    graph = one_neuron([10], current_decay=1024)
+    assert bounds.bounds(graph, steps=3)[0].current == 1480
+
+
+def test_bound_of_negative_voltage_accumulates_without_reset():
+    # -640 - 64 each step, nothing decays: 5 steps
+    graph = one_neuron([-10], bias=-1, voltage_decay=0)
+    assert bounds.bounds(graph, steps=5)[0].voltage == 5 * 704
+
+
+def test_bound_of_positive_voltage_stops_at_the_threshold():
+    # Reset above 6400: at most 6400 kept, and one step of 640 on top.
+    graph = one_neuron([10], voltage_decay=0)
+    assert bounds.bounds(graph, steps=1000)[0].voltage == 6400 + 640
+
+
+def test_bound_of_negative_voltage_without_decay_or_steps_is_infinite():
+    assert math.isinf(bounds.bounds(one_neuron([-10], voltage_decay=0))[0].voltage)
+
+
+def test_bound_of_conv_at_full_kernel_sums_all_taps():
+    weight = np.full((1, 2, 3, 3), 2)
+    assert bound_of(Conv(weight, padding=(1, 1)), (2, 5, 5)).activation == 36
+
+
+def test_bound_of_conv_on_small_image_leaves_out_taps_on_padding():
+    # On a 2x2 image each output sees 4 of the 9 taps.
+    weight = np.full((1, 2, 3, 3), 2)
+    assert bound_of(Conv(weight, padding=(1, 1)), (2, 2, 2)).activation == 16
+
+
+def test_bound_of_conv_takes_the_worst_place_of_a_mixed_kernel():
+    # On a 1x1 image with padding 1 only one tap is met, at each of its 9 places but padded evenly:
+    # a single output, the middle tap.
+    weight = np.zeros((1, 1, 3, 3), int)
+    weight[0, 0] = [[8, 8, 8], [8, -2, 8], [8, 8, 8]]
+    assert bound_of(Conv(weight, padding=(1, 1)), (1, 1, 1)).activation == 2
+
+
+def test_bound_of_transposed_conv_sums_the_taps_of_one_phase():
+    # Stride 2, kernel 3: at most two taps a side (0 and 2) meet in one output, 4 of 9.
+    assert (
+        bound_of(ConvTranspose(np.full((1, 1, 3, 3), 2), stride=(2, 2)), (1, 4, 4)).activation == 8
+    )
+
+
+@pytest.mark.parametrize("steps", [None, "own"])
+def test_bounds_hold_on_random_heads(steps):
+    for head in heads(15, filters=True):
+        limit = head.frames_ntchw.shape[1] if steps else None
+        trace = reference.run(head.graph, head.frames_ntchw, states=True)
+        for bound in bounds.bounds(head.graph, limit):
+            assert np.abs(trace.current[bound.name]).max() <= bound.current
+            assert np.abs(trace.voltage[bound.name]).max() <= bound.voltage
+
+
+def test_bounds_of_worst_input_are_reached():
+    weight = np.array([[30, -20, 6, -254]])
+    graph = one_neuron(weight, bias=-3, voltage_decay=1024, current_decay=2048, bits=4)
+    worst = np.where(weight < 0, 15, 0).reshape(1, 1, 4, 1, 1).repeat(9, axis=1)
+    trace = reference.run(graph, worst, states=True)
+    bound = bounds.bounds(graph, steps=9)[0]
+    assert -trace.current["only"].min() == bound.current
+    assert -trace.voltage["only"].min() == bound.voltage
+
+
+def test_check_of_current_at_the_limit_passes():
+    # 64 · 131071 = 2^23 − 64 is the last multiple of 64 inside
+    weight = np.array([[254] * 516 + [7]])
+    assert weight.sum() == 131071
+    assert bounds.check(one_neuron(weight))[0].current == (1 << 23) - 64
+
+
+def test_check_of_current_past_the_limit_names_layer_bound_limit_and_remedy():
+    weight = np.array([[254] * 516 + [8]])
+    with pytest.raises(OverflowBoundError, match=r"layer only: \|u\| can reach 8,388,608") as info:
+        bounds.check(one_neuron(weight))
+    assert "8,388,607" in str(info.value)
+    assert "scale its weights" in str(info.value)
+
+
+def test_check_of_graded_input_offers_fewer_bits():
+    with pytest.raises(OverflowBoundError, match="fewer input message bits"):
+        bounds.check(one_neuron([[254] * 100], bits=8))
+
+
+def test_check_of_float32_sum_is_named_first():
+    with pytest.raises(OverflowBoundError, match="exact float32 sums"):
+        bounds.check(one_neuron([[254] * 300], bits=8))
+
+
+def test_check_of_voltage_depends_on_the_steps():
+    graph = one_neuron([[-254] * 100], voltage_decay=0)
+    assert bounds.check(graph, steps=5)
+    with pytest.raises(OverflowBoundError, match=r"\|v\| can reach"):
+        bounds.check(graph, steps=6)
+    with pytest.raises(OverflowBoundError, match="grows without end"):
+        bounds.check(graph)
+
+
+def test_check_passes_a_wide_layer_on_a_tiny_image():
+    # 512 channels of 3x3 taps of 60 on 2x2: 4 taps are met, 122,880 < 131,072; 9 would be refused.
+    conv = Conv(np.full((1, 512, 3, 3), 60), padding=(1, 1))
+    lif = Lif("wide", (Current("input", conv),), np.zeros(1, int), 100, 4096)
+    assert bounds.check(Graph(Input((512, 2, 2)), (lif,)))
+    with pytest.raises(OverflowBoundError):
+        bounds.check(Graph(Input((512, 3, 3)), (lif,)))
