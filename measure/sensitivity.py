@@ -1,4 +1,4 @@
-"""Which assumption moves the answer most: one at a time to both ends of its range, all else kept."""
+"""Which assumption moves the answer most: one at a time to both ends of its range."""
 
 from __future__ import annotations
 
