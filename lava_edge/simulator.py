@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import shutil
@@ -125,15 +126,15 @@ def _run_clearing(network: Any, delays: list[Any], steps: int, guard: _Guard) ->
     """
     from lava.magma.core.run_conditions import RunSteps
 
-    now = 0
-    while not guard.stop.is_set():
+    for now in itertools.count(1):
+        network.run(condition=RunSteps(num_steps=1))
         for depth, process in delays:
-            if now % steps == depth % steps and now >= depth:
+            if now % steps == depth % steps:
                 waiting = process.a_buff.get()
                 waiting[:, 1:] = 0
                 process.a_buff.set(waiting)
-        network.run(condition=RunSteps(num_steps=1))
-        now += 1
+        if guard.stop.is_set():
+            return
 
 
 def main(arguments: list[str]) -> None:
