@@ -161,7 +161,7 @@ def serve(
     work.run(
         bundle,
         listen=listen,
-        engine=engine,
+        engine=None if engine == "local" else engine,
         token_file=token_file,
         tls_cert=tls_cert,
         tls_key=tls_key,

@@ -11,7 +11,7 @@ import numpy as np
 from lava_edge.runtime import simulate
 
 from lava_edge.uplink import Answer, Uplink
-from measure.counts import Counts
+from measure.counts import Counts, concatenate
 from pipeline import images
 from pipeline.console import progress_bar
 from splitcore.bundle import Bundle, open_bundle
@@ -64,7 +64,7 @@ def stream(
             answers[answer.sample] = answer
             advance()
     ordered = tuple(answers[index] for index in range(len(codes)))
-    return EdgeRun(np.stack(codes), Counts.concatenate(counts), ordered)
+    return EdgeRun(np.stack(codes), concatenate(counts), ordered)
 
 
 def run(

@@ -17,4 +17,5 @@ def run(bundles: list[Path], *, listen: str, as_json: bool, **options: object) -
         print(json.dumps(line) if as_json else f"listening on {address}; stop with Ctrl-C")
         sys.stdout.flush()
 
-    serve(bundles, listen, ready=ready, **options)  # type: ignore[arg-type]
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    serve(bundles, listen, ready=ready, **given)  # type: ignore[arg-type]
