@@ -40,7 +40,14 @@ from splitcore.graph import (
     Lif,
     Synapse,
 )
-from training.lif import SCALE_RHO_MULT, TAU_RHO_MULT, LifParameters, lif
+from training.lif import (
+    SCALE_RHO_MULT,
+    TAU_RHO_MULT,
+    BatchNorm,
+    LifParameters,
+    fast_dtype,
+    normed_lif,
+)
 from training.stock import slayer
 
 EPS = 1e-5
@@ -141,9 +148,10 @@ class NormedConv(torch.nn.Module):
             events, weight, stride=self.stride, padding=self.padding, groups=self.groups
         )
 
-    def normalised(self, sums: torch.Tensor) -> torch.Tensor:
-        """Batch norm over samples, space and time; updates the running statistics."""
-        return F.batch_norm(sums, self.mean, self.var, self.gain, self.shift, True, MOMENTUM, EPS)
+    def observe(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch of `count` values a channel."""
+        self.mean.lerp_(mean, MOMENTUM)
+        self.var.lerp_(variance * (count / max(1, count - 1)), MOMENTUM)
 
     def record(self, weight: np.ndarray) -> Synapse:
         """The integer record of this synapse."""
@@ -179,6 +187,7 @@ class SpikingLayer(torch.nn.Module):
             scale_grad=neuron.scale_grad,
         )
         self.norm = Norm.FLOAT
+        self.precise = False  # float32 also where bfloat16 would do
         self.steps = 1
         self.rate: torch.Tensor | None = None  # mean of the last forward, kept in the graph
 
@@ -190,7 +199,7 @@ class SpikingLayer(torch.nn.Module):
     def _scale(self, folded: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
         """q: see the module's docstring. Even where an identity shortcut needs it as a weight."""
         largest = max(float(weight.abs().max()) for weight, _ in folded) / self.input_max
-        bias = sum(bias for _, bias in folded)
+        bias = torch.stack([bias for _, bias in folded]).sum(0)
         limits = [
             WEIGHT_MAX / max(largest, 1e-9),
             float(THRESHOLD_MAX),
@@ -228,7 +237,7 @@ class SpikingLayer(torch.nn.Module):
         with torch.no_grad():
             scale = self._scale(pairs)
         weights = tuple(round_even(weight * (scale / self.input_max)) for weight, _ in pairs)
-        bias = round_integer(sum(bias for _, bias in pairs) * scale)
+        bias = round_integer(torch.stack([bias for _, bias in pairs]).sum(0) * scale)
         return Folded(weights, bias, int(scale), int(scale) if self.identity else 0)
 
     def _parameters_of_lif(self, threshold: float, state_scale: int) -> LifParameters:
@@ -244,52 +253,62 @@ class SpikingLayer(torch.nn.Module):
     def forward(self, *events: torch.Tensor) -> torch.Tensor:
         """Spikes of this layer; one tensor of events for each conv, one more for the identity."""
         if self.training and self.norm is Norm.FLOAT:
-            spikes = self._forward_float(*events)
+            spikes, rate = self._forward_float(*events)
         else:
-            spikes = self._forward_integers(*events)
-        self.rate = spikes.float().mean() if self.training else None
+            spikes, rate = self._forward_integers(*events)
+        self.rate = rate if self.training else None
         return spikes
 
-    def _spikes(self, drive: torch.Tensor, parameters: LifParameters) -> torch.Tensor:
-        shape = (self.steps, -1, *drive.shape[1:])
-        memory = torch.channels_last
-        drive = drive.contiguous(memory_format=memory)
-        folded_in = drive.permute(0, 2, 3, 1).reshape(
-            shape[0], shape[1], *drive.shape[2:], shape[2]
-        )
-        spikes = lif(folded_in, parameters)
-        return spikes.reshape(-1, *drive.shape[2:], shape[2]).permute(0, 3, 1, 2)
+    def _forward_float(self, *events: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch statistics over the sums of the even weights that the integers would have now.
 
-    def _forward_float(self, *events: torch.Tensor) -> torch.Tensor:
+        Whole weights up to 254, spikes and pixels are exact in bfloat16; the sums are not, and
+        need not be while statistics still move.
+        """
         with torch.no_grad():
-            pairs = [conv.folded() for conv in self.convs]
-            scale = self._scale(pairs) / self.input_max
-        drive: torch.Tensor | None = None
-        for conv, source, (folded, _) in zip(self.convs, events, pairs, strict=False):
+            scale = self._scale([conv.folded() for conv in self.convs]) / self.input_max
+        dtype = torch.float32 if self.precise else fast_dtype(events[0].device)
+        sums, norms, units = [], [], []
+        for conv, source in zip(self.convs, events, strict=False):
             with torch.no_grad():
-                step = conv.per_output(conv.gain * torch.rsqrt(conv.var + EPS)) * scale
-                step = torch.where(step.abs() < 1e-9, 1e-9, step)
-                error = 2 * torch.round(folded * scale / 2) / step - conv.weight
-            sums = conv.convolve(source, conv.weight + error)
-            if self.input_max > 1:
-                sums = sums / self.input_max
-            current = conv.normalised(sums)
-            drive = current if drive is None else drive + current
-        assert drive is not None
-        if self.identity:
-            drive = drive + events[-1]
-        return self._spikes(drive, self._parameters_of_lif(1.0, 0))
+                unit = conv.gain * torch.rsqrt(conv.var + EPS) * scale
+                unit = torch.where(unit.abs() < 1e-9, 1e-9, unit)
+            weight = round_even(conv.weight * conv.per_output(unit))
+            unit = unit * self.input_max
+            sums.append(conv.convolve(source.to(dtype), weight.to(dtype)))
+            # Batch norm does not see the unit of its input, except beside its epsilon.
+            norms.append(BatchNorm(conv.gain * unit.sign(), EPS * unit * unit, conv.mean * unit))
+            units.append(unit)
+        spikes, rate, moments = normed_lif(
+            sums,
+            norms,
+            torch.stack([conv.shift for conv in self.convs]).sum(0),
+            events[-1] if self.identity else None,
+            identity=1.0,
+            steps=self.steps,
+            parameters=self._parameters_of_lif(1.0, 0),
+        )
+        for conv, unit, found in zip(self.convs, units, moments, strict=True):
+            conv.observe(found.mean / unit, found.variance / (unit * unit), sums[0][:, 0].numel())
+        return spikes, rate
 
-    def _forward_integers(self, *events: torch.Tensor) -> torch.Tensor:
+    def _forward_integers(self, *events: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         integers = self.folded()
-        drive = integers.bias[None, :, None, None]
         with torch.autocast(events[0].device.type, enabled=False):  # sums must stay exact
-            for conv, weight, source in zip(self.convs, integers.weights, events, strict=False):
-                drive = drive + conv.convolve(source.float(), weight)
-            if self.identity:
-                drive = drive + integers.identity * events[-1].float()
-        parameters = self._parameters_of_lif(integers.threshold, 1 << STATE_SHIFT)
-        return self._spikes(drive, parameters)
+            sums = [
+                conv.convolve(source.float(), weight)
+                for conv, weight, source in zip(self.convs, integers.weights, events, strict=False)
+            ]
+        spikes, rate, _ = normed_lif(
+            sums,
+            [],
+            integers.bias,
+            events[-1] if self.identity else None,
+            identity=integers.identity,
+            steps=self.steps,
+            parameters=self._parameters_of_lif(integers.threshold, 1 << STATE_SHIFT),
+        )
+        return spikes, rate
 
     def record(self, name: str, sources: Sequence[str]) -> Lif:
         """Copy the integers into a record; sources name what `forward` is given."""
