@@ -10,7 +10,11 @@ accelerator reuses both, so compare the two sides, not either with a chip.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from measure.counts import Counts
 from measure.energy import connections, energy, rate_times_steps, weight_count
@@ -18,7 +22,7 @@ from measure.profile import Profile
 from splitcore.errors import ProfileError
 from splitcore.graph import Conv, ConvTranspose, Dense, Graph
 
-BISECTIONS = 60
+ROUNDS, PRECISION = 60, 1e-12
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,12 @@ def _address_additions(synapse: object, graph: Graph, source: str, outputs: int)
 
 
 def break_even(
-    graph: Graph, counts: Counts, spiking: Profile, dense: Profile, steps: int
+    graph: Graph,
+    counts: Counts,
+    spiking: Profile,
+    dense: Profile,
+    steps: int,
+    input_events: np.ndarray | None = None,
 ) -> tuple[BreakEven, BreakEven]:
     """For both accountings, the T × rate below which spikes cost less than the dense twin.
 
@@ -100,23 +109,32 @@ def break_even(
     twin = dense_energy(graph, dense)
     now = rate_times_steps(graph, counts)
 
-    def spiking_pj(accounting: str, activity: float) -> float:
-        return energy(graph, counts, spiking, steps, activity=activity).mean_pj()[accounting]
+    def excess_pj(accounting: str, dense_pj: float, activity: float) -> float:
+        result = energy(graph, counts, spiking, steps, input_events, activity=activity)
+        return result.mean_pj()[accounting] - dense_pj
 
     found = []
     for accounting, dense_pj in (("op_only", twin.op_only_pj), ("full", twin.full_pj)):
-        ratio = dense_pj / spiking_pj(accounting, 1.0)
+        excess = partial(excess_pj, accounting, dense_pj)
         rate: float | None = None
-        if now > 0 and spiking_pj(accounting, 0.0) < dense_pj:
-            low, high = 0.0, steps / now  # every neuron fires in every step
-            if spiking_pj(accounting, high) < dense_pj:
-                low = high
-            for _ in range(BISECTIONS if low < high else 0):
-                middle = (low + high) / 2
-                if spiking_pj(accounting, middle) < dense_pj:
-                    low = middle
-                else:
-                    high = middle
-            rate = now * low
+        if now > 0 and excess(0.0) < 0:
+            every_step = steps / now
+            rate = now * (every_step if excess(every_step) < 0 else _root(excess, every_step))
+        ratio = dense_pj / (excess(1.0) + dense_pj)
         found.append(BreakEven(accounting, dense.name, ratio, rate))
     return found[0], found[1]
+
+
+def _root(excess: Callable[[float], float], high: float) -> float:
+    """Where a rising, piecewise linear function passes zero between 0 and `high` (Illinois)."""
+    low, at_low, at_high = 0.0, excess(0.0), excess(high)
+    for _ in range(ROUNDS):
+        middle = low - at_low * (high - low) / (at_high - at_low)
+        value = excess(middle)
+        if abs(value) <= PRECISION * abs(at_high - at_low):
+            break
+        if value < 0:
+            low, at_low, at_high = middle, value, at_high / 2
+        else:
+            high, at_high, at_low = middle, value, at_low / 2
+    return middle

@@ -266,3 +266,129 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> go.Fig
     figure.update_xaxes(title="predicted", type="category", showgrid=False)
     figure.update_yaxes(title="true", type="category", autorange="reversed", showgrid=False)
     return figure
+
+
+def tornado(record: ProfileRecord) -> go.Figure:
+    """How far each assumption alone moves the full energy, widest first."""
+    swings = record.sensitivity[:8]
+    scale, unit = energy_unit(max(swing.high_pj for swing in swings))
+    figure = go.Figure()
+    for index, (side, field) in enumerate((("low end", "low_pj"), ("high end", "high_pj"))):
+        figure.add_trace(
+            go.Bar(
+                y=[
+                    plain(f"{swing.assumption} ({swing.low_is} … {swing.high_is})")
+                    for swing in swings
+                ],
+                x=[(getattr(swing, field) - swing.base_pj) / scale for swing in swings],
+                base=[swing.base_pj / scale for swing in swings],
+                name=side,
+                orientation="h",
+                marker=bar_style(index),
+                hovertemplate=f"%{{y}}<extra>{side}</extra>",
+            )
+        )
+    styled(figure, 120 + 30 * len(swings), barmode="overlay")
+    figure.update_layout(margin={"t": 34, "r": 24})
+    figure.add_vline(x=swings[0].base_pj / scale, line={"color": INK, "width": 1.5})
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(title=f"{unit} an image, full accounting", rangemode="tozero")
+    return figure
+
+
+def scatter(
+    names: Sequence[str],
+    kinds: Sequence[str],
+    xs: Sequence[float],
+    accuracies: Sequence[float],
+    title: str,
+) -> go.Figure:
+    """Accuracy in per cent against a cost on a logarithmic axis, a named point each."""
+    figure = go.Figure()
+    for index, kind in enumerate(dict.fromkeys(kinds)):
+        own = [place for place, other in enumerate(kinds) if other == kind]
+        figure.add_trace(
+            go.Scatter(
+                x=[xs[place] for place in own],
+                y=[100 * accuracies[place] for place in own],
+                text=[plain(names[place]) for place in own],
+                mode="markers+text",
+                textposition="top center",
+                name=kind,
+                cliponaxis=False,
+                marker={
+                    "symbol": SYMBOLS[index % len(SYMBOLS)],
+                    "color": COLOURS[index % len(COLOURS)],
+                    "size": 12,
+                    "line": {"color": INK, "width": 1},
+                },
+            )
+        )
+    styled(figure, 420)
+    low, high = min(accuracies), max(accuracies)
+    room = 100 * max(high - low, 0.01)
+    figure.update_yaxes(
+        title="accuracy, %", range=[100 * low - 0.2 * room, 100 * high + 0.3 * room]
+    )
+    edge = log_range(xs)
+    figure.update_xaxes(title=title, type="log", dtick=1, range=[edge[0], edge[1] + 0.4])
+    return figure
+
+
+def device_energy(
+    names: Sequence[str], edge_uj: Sequence[float], radio_uj: Sequence[float]
+) -> go.Figure:
+    """Edge and radio energy of each candidate as stacked bars."""
+    scale, unit = energy_unit(1e6 * max(a + b for a, b in zip(edge_uj, radio_uj, strict=True)))
+    figure = go.Figure()
+    for index, (label, values) in enumerate((("edge, full", edge_uj), ("radio", radio_uj))):
+        figure.add_trace(
+            go.Bar(
+                y=[plain(name) for name in names],
+                x=[1e6 * value / scale for value in values],
+                name=label,
+                orientation="h",
+                marker=bar_style(index),
+                hovertemplate=f"%{{y}}, {label}: %{{x:.4g}} {unit}<extra></extra>",
+            )
+        )
+    styled(figure, 120 + 34 * len(names), barmode="stack")
+    figure.update_layout(margin={"t": 34, "r": 24})
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(title=f"{unit} an image on the device, modelled", rangemode="tozero")
+    return figure
+
+
+def sweep(
+    rates: Sequence[float],
+    totals_uj: dict[str, list[float]],
+    crossings: Sequence[float],
+    own_rate: float,
+) -> go.Figure:
+    """Device energy over the link's rate; dotted lines where the best candidate changes."""
+    figure = go.Figure()
+    for index, (name, values) in enumerate(totals_uj.items()):
+        figure.add_trace(
+            go.Scatter(
+                x=list(rates),
+                y=values,
+                name=plain(name),
+                mode="lines",
+                line={
+                    "color": COLOURS[index % len(COLOURS)],
+                    "dash": DASHES[index % len(DASHES)],
+                    "width": 2.5,
+                },
+            )
+        )
+    styled(figure, 460)
+    for rate in crossings:
+        figure.add_vline(x=rate, line={"color": INK, "width": 1, "dash": "dot"})
+    figure.add_vline(
+        x=own_rate,
+        line={"color": INK, "width": 1.5},
+        annotation={"text": "the link's own rate", "font": {"size": 13}},
+    )
+    figure.update_xaxes(title="uplink rate, Mbit/s (logarithmic)", type="log", dtick=1)
+    figure.update_yaxes(title="µJ an image on the device (logarithmic)", type="log", dtick=1)
+    return figure

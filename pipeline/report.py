@@ -1,197 +1,38 @@
-"""One self-contained HTML file that tells what a run found: decision first, then every picture.
+"""One self-contained HTML file that tells what a run found, or decides between several.
 
-A demo result needs no more than its promised keys. What the pictures draw is in `details`, which
-`details()` below builds from what the pipeline has in hand:
+A result needs no more than its promised keys. What the pictures draw is in its `details`:
 
     details.bundle      name, backbone, split, data, input_shape, feature_shape, code_shape
     details.layers      [{name, shape, rate, spikes, synops, macs, neuron_updates}]  means a sample
-    details.energy      {profile: EnergyResult.as_dict() and the profile's figures with sources}
-    details.rate_times_steps, details.codec
+    details.energy      {profile: both accountings, terms, figures, sensitivity, break-even}
+    details.dense, details.rate_times_steps, details.depth, details.codec
     details.classes, details.confusion      [[count]], rows true, columns predicted
     details.raster      {sample, label, predicted, shape (T, C, H, W), packed base64}
+    details.accuracy_uncut, input_bytes_mean, encode_us, cloud_us, cloud_energy_pj, cloud_depth
 
-`pipeline.results` holds the exact schema. Everything is checked before a byte is written.
+`pipeline.results` holds the exact schema, `details()` builds it. Everything is checked before a
+byte is written.
 """
 
 from __future__ import annotations
 
-import base64
-import csv
-import html
-import io
-import os
-import string
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
-from measure.energy import EnergyResult, rate_times_steps
-from measure.profile import Profile
-from pipeline import figures, results
+from measure import link as links
+from measure import profile as profiles
+from pipeline import figures, plan, results
+from pipeline.details import details
 from pipeline.figures import energy_text
+from pipeline.page import Page, save
 from pipeline.results import Details, ProfileRecord, Result
-from splitcore import spikes
-from splitcore.bundle import Manifest
-from splitcore.errors import UsageError
-from splitcore.graph import Graph
 
-if TYPE_CHECKING:
-    from measure.counts import Counts
-
-TEMPLATE = Path(__file__).with_name("report_page.html")
+__all__ = ["details", "run", "summary", "write"]
 
 
-def details(
-    manifest: Manifest,
-    graph: Graph,
-    counts: Counts,
-    energies: Sequence[tuple[Profile, EnergyResult]],
-    labels: np.ndarray,
-    predictions: np.ndarray,
-    code_tchw: np.ndarray,
-    sample: int = 0,
-    codec: str = "",
-) -> dict[str, Any]:
-    """The `details` of a result: manifest and counts of the edge half, energies by profile.
-
-    labels and predictions are class numbers (N,); code_tchw are the code spikes of `sample`.
-    """
-    classes = list(manifest.classes)
-    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(table, (labels, predictions), 1)
-    layers = []
-    for index, layer in enumerate(graph.layers):
-        mean = {
-            name: float(getattr(counts, name)[:, index].mean())
-            for name in ("spikes", "synops", "macs", "neuron_updates")
-        }
-        rate = mean["spikes"] / mean["neuron_updates"] if mean["neuron_updates"] else 0.0
-        layers.append(
-            {"name": layer.name, "shape": list(graph.shapes[layer.name]), "rate": rate, **mean}
-        )
-    return {
-        "bundle": {
-            "name": manifest.name,
-            "backbone": manifest.backbone,
-            "split": manifest.split,
-            "data": manifest.data,
-            "input_shape": list(manifest.input_shape),
-            "feature_shape": list(manifest.feature_shape),
-            "code_shape": list(manifest.code_shape),
-        },
-        "layers": layers,
-        "energy": {
-            profile.name: results.profile_record(energy, profile) for profile, energy in energies
-        },
-        "rate_times_steps": rate_times_steps(graph, counts),
-        "codec": codec,
-        "classes": classes,
-        "confusion": table.tolist(),
-        "raster": {
-            "sample": sample,
-            "label": classes[int(labels[sample])],
-            "predicted": classes[int(predictions[sample])],
-            "shape": list(code_tchw.shape),
-            "packed": base64.b64encode(spikes.pack(code_tchw)).decode("ascii"),
-        },
-    }
-
-
-class Page:
-    """HTML parts in order, and the plotly figures that they refer to."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.figures: dict[str, go.Figure] = {}
-
-    def heading(self, text: str, level: int = 2) -> None:
-        """A heading."""
-        self.parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
-
-    def paragraph(self, text: str, css: str = "") -> None:
-        """A paragraph of plain text."""
-        attribute = f' class="{css}"' if css else ""
-        self.parts.append(f"<p{attribute}>{html.escape(text)}</p>")
-
-    def cards(self, cards: Sequence[tuple[str, str]]) -> None:
-        """The few figures that matter most: (figure, what it is)."""
-        inner = "".join(
-            f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>'
-            for value, label in cards
-        )
-        self.parts.append(f'<div class="cards">{inner}</div>')
-
-    def figure(self, name: str, figure: go.Figure, caption: str) -> None:
-        """A picture, its caption and its SVG."""
-        self.figures[name] = figure
-        height = int(figure.to_dict()["layout"]["height"])
-        self.parts.append(
-            f'<figure><div class="plot" id="{name}" style="height:{height}px"></div>'
-            f"<figcaption>{html.escape(caption)}</figcaption>"
-            f'<div class="get"><a href="#{name}" id="{name}-svg">save as SVG</a></div></figure>'
-        )
-
-    def table(
-        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 0
-    ) -> None:
-        """A table, its last `numeric` columns right-aligned, and the same as CSV."""
-        first_number = len(columns) - numeric
-
-        def row(cells: Sequence[object], tag: str) -> str:
-            return "".join(
-                f"<{tag}{' class=n' if index >= first_number else ''}>{_cell(cell)}</{tag}>"
-                for index, cell in enumerate(cells)
-            )
-
-        body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-        link = "data:text/csv;base64," + base64.b64encode(to_csv(columns, rows).encode()).decode()
-        self.parts.append(
-            f'<div class="scroll"><table id="{name}"><thead><tr>{row(columns, "th")}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>"
-            f'<div class="get"><a href="{link}" download="{name}.csv">save as CSV</a></div>'
-        )
-
-    def render(self, title: str) -> str:
-        """The whole page."""
-        encoded = ",".join(f'"{name}":{figure.to_json()}' for name, figure in self.figures.items())
-        template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
-        return template.substitute(
-            title=html.escape(title),
-            body="\n".join(self.parts),
-            plotly=get_plotlyjs(),
-            # "</" would end the script element wherever a label holds it
-            figures="{" + encoded.replace("</", "<\\/") + "}",
-        )
-
-
-def _cell(cell: object) -> str:
-    text = html.escape(_text(cell))
-    if text in ("published", "derived", "estimate", "absent", "included", "counted"):
-        return f'<span class="tag {text}">{text}</span>'
-    return text
-
-
-def _text(cell: object) -> str:
-    if cell is None:
-        return "–"
-    return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
-
-
-def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as CSV text; a cell that a spreadsheet would run as a formula is quoted as text."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    for row in (columns, *rows):
-        cells = ["" if cell is None else _text(cell) for cell in row]
-        writer.writerow(
-            ["'" + cell if cell.startswith(("=", "+", "@")) else cell for cell in cells]
-        )
-    return stream.getvalue()
+MAX_LOSS = 2.0  # points; the usual bound in the literature on split networks
+LINK = "wifi"
 
 
 def write(result: dict[str, Any], out: Path) -> Path:
@@ -206,21 +47,216 @@ def write(result: dict[str, Any], out: Path) -> Path:
     return save(page.render(_title(record)), out)
 
 
-def save(text: str, out: Path) -> Path:
-    """Write a text file by way of a temporary neighbour. Raises UsageError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(scratch).chmod(0o644)
-            Path(scratch).replace(out)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
-    return out
+def run(
+    result: Sequence[Path],
+    out: Path,
+    link: str | Path = LINK,
+    profile: str | Path | None = None,
+    max_loss: float | None = MAX_LOSS,
+) -> dict[str, Any]:
+    """Write the page of one result file, or the decision between several.
+
+    profile is one that all results hold; without it the first neuromorphic one. Raises ResultError
+    naming file and field, ProfileError, UsageError.
+    """
+    if len(result) == 1:
+        record = results.load(Path(result[0]))
+        page = Page()
+        _single(page, record)
+        save(page.render(_title(record)), out)
+        return {"report": str(out), "results": 1, "chosen": None}
+    loaded = plan.load(result)
+    chosen_profile = profiles.load(profile or _leading_profile(loaded[0][1]))
+    limits = plan.Limits(max_loss=max_loss)
+    decided = plan.decide(loaded, links.load(link), chosen_profile, limits)
+    page = Page()
+    _several(page, loaded, decided, chosen_profile, limits)
+    save(page.render("Where to cut"), out)
+    return {"report": str(out), "results": len(loaded), "chosen": decided["chosen"]}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What was written, in plain lines."""
+    lines = [f"{result['report']}: {result['results']} result(s)"]
+    if result["results"] > 1:
+        lines.append(f"chosen: {result['chosen'] or 'none within the limits'}")
+    return "\n".join(lines)
+
+
+def _several(
+    page: Page,
+    loaded: Sequence[tuple[str, Result]],
+    decided: dict[str, Any],
+    profile: profiles.Profile,
+    limits: plan.Limits,
+) -> None:
+    rows = decided["candidates"]
+    chosen = next((row for row in rows if row["name"] == decided["chosen"]), None)
+    link = links.load(decided["link"]) if decided["link"] in links.names() else None
+    limit = "any loss" if limits.max_loss is None else f"at most {limits.max_loss:g} points lost"
+    page.heading(f"Where to cut: {len(loaded)} cuts compared", 1)
+    page.paragraph(
+        f"{loaded[0][1].samples:,} test images, link {decided['link']}, profile {profile.name}, "
+        f"{limit}. Accuracy, bits and bytes are measured; every energy is modelled.",
+        "lead",
+    )
+    if chosen is None:
+        page.paragraph("No cut keeps within the limits; the table says which limit each breaks.")
+    else:
+        page.cards(
+            [
+                (chosen["name"], "chosen: the least device energy within the limits"),
+                (_loss(chosen), "accuracy lost against the reference"),
+                (
+                    f"{chosen['message_bytes']:,.0f} bytes",
+                    "an image on the link, envelope included",
+                ),
+                (energy_text(1e6 * chosen["total_uj"]), "an image on the device, edge and radio"),
+            ]
+        )
+    page.table(
+        "decision",
+        [
+            "candidate",
+            "why",
+            "lost",
+            "payload bits",
+            "bytes sent",
+            "edge op-only",
+            "edge full",
+            "radio",
+            "ms",
+        ],
+        [
+            [
+                row["name"] + (" ◆" if row["pareto"] else ""),
+                "; ".join(part for part in (row["why"], row["note"]) if part),
+                _loss(row),
+                f"{row['payload_bits']:,.0f}",
+                f"{row['message_bytes']:,.0f}",
+                energy_text(row["edge_pj"]["op_only"]),
+                energy_text(row["edge_pj"]["full"]),
+                energy_text(1e6 * row["radio_uj"]),
+                f"{row['latency_ms']:.3g}" + ("*" if row["latency_absent"] else ""),
+            ]
+            for row in rows
+        ],
+        numeric=7,
+    )
+    page.paragraph(
+        "◆ on the Pareto front: nothing else is as good in loss, device energy and time at once. "
+        "* some part of the time has no figure (edge steps of this profile, or an unmeasured "
+        "encode or cloud time), so it is a lower bound."
+    )
+    known = [row for row in rows if row["accuracy"] is not None]
+    for name, field, title in (
+        (
+            "accuracy-bits",
+            lambda row: 8 * row["message_bytes"],
+            "bits an image on the link (logarithmic)",
+        ),
+        (
+            "accuracy-energy",
+            lambda row: row["total_uj"],
+            "µJ an image on the device, modelled (logarithmic)",
+        ),
+    ):
+        shown = [row for row in known if field(row) > 0]
+        if shown:
+            page.figure(
+                name,
+                figures.scatter(
+                    [row["name"] for row in shown],
+                    [row["kind"].replace("_", " ") for row in shown],
+                    [field(row) for row in shown],
+                    [row["accuracy"] for row in shown],
+                    title,
+                ),
+                "Up and to the left is better.",
+            )
+    page.figure(
+        "device-energy",
+        figures.device_energy(
+            [row["name"] for row in rows],
+            [row["edge_pj"]["full"] / 1e6 for row in rows],
+            [row["radio_uj"] for row in rows],
+        ),
+        "Device energy an image: edge by the full accounting, radio while awake.",
+    )
+    _links(page, loaded, decided, profile, limits, link)
+    for index, (_, record) in enumerate(loaded):
+        assert record.details is not None
+        page.heading(_title(record))
+        for sentence in _sentences(record):
+            page.paragraph(sentence)
+        _pictures(page, record, record.details, f"r{index}-", profile.name)
+    first = loaded[0][1].details
+    assert first is not None
+    _assumptions(page, first)
+
+
+def _loss(row: dict[str, Any]) -> str:
+    return "unknown" if row["loss_points"] is None else f"{row['loss_points']:.2f} points"
+
+
+def _links(
+    page: Page,
+    loaded: Sequence[tuple[str, Result]],
+    decided: dict[str, Any],
+    profile: profiles.Profile,
+    limits: plan.Limits,
+    link: links.Link | None,
+) -> None:
+    page.heading("How the link decides")
+    swept = decided["sweep"]
+    own_rate = None if link is None else link.value("uplink_rate")
+    page.figure(
+        "link-sweep",
+        figures.sweep(
+            swept["rate_mbit_s"],
+            swept["total_uj"],
+            [crossing["rate_mbit_s"] for crossing in swept["crossovers"]],
+            own_rate or swept["rate_mbit_s"][0],
+        ),
+        "Device energy with the link's rate swept and its power model kept. "
+        + (
+            "The best changes at "
+            + ", ".join(
+                f"{c['rate_mbit_s']:.3g} Mbit/s (from {c['from'] or 'none'} to {c['to'] or 'none'})"
+                for c in swept["crossovers"]
+            )
+            + "."
+            if swept["crossovers"]
+            else "The best candidate is the same at every rate."
+        ),
+    )
+    rows = []
+    for name in links.names():
+        other = links.load(name)
+        answer = plan.decide(loaded, other, profile, limits)
+        row = next((r for r in answer["candidates"] if r["name"] == answer["chosen"]), None)
+        rows.append(
+            [
+                other.title,
+                answer["chosen"] or "none within the limits",
+                "–" if row is None else energy_text(1e6 * row["radio_uj"]),
+                "–"
+                if row is None or row["radio_lone_uj"] is None
+                else energy_text(1e6 * row["radio_lone_uj"]),
+                "–" if row is None else energy_text(1e6 * row["total_uj"]),
+            ]
+        )
+    page.table(
+        "links",
+        ["link", "chosen", "radio, awake", "radio, if it slept", "device, awake"],
+        rows,
+        numeric=3,
+    )
+    page.paragraph(
+        "A message that finds the radio asleep pays for waking it and for its tail; where a link "
+        "has a figure for that, it is far more than any cut saves. It is shown apart because it is "
+        "the traffic, not the cut, that decides whether it is paid."
+    )
 
 
 def _title(record: Result) -> str:
@@ -281,6 +317,7 @@ def _single(page: Page, record: Result) -> None:
         _energy_summary(page, record)
         return
     _pictures(page, record, record.details)
+    _assumptions(page, record.details)
 
 
 def _leading_profile(record: Result) -> str:
@@ -332,12 +369,15 @@ def _energy_summary(page: Page, record: Result) -> None:
     )
 
 
-def _pictures(page: Page, record: Result, detail: Details) -> None:
+def _pictures(
+    page: Page, record: Result, detail: Details, prefix: str = "", only: str | None = None
+) -> None:
+    """The pictures of one result; with `only`, energy under that profile alone."""
     if detail.raster is not None:
         raster = detail.raster
         shown = min(raster.shape[1], figures.MAX_CHANNELS)
         page.figure(
-            "raster",
+            prefix + "raster",
             figures.raster(raster.spikes_tchw()),
             f"The code of test image {raster.sample} (true: {raster.label}, predicted: "
             f"{raster.predicted}): black is a spike, one map a channel and time step"
@@ -347,18 +387,18 @@ def _pictures(page: Page, record: Result, detail: Details) -> None:
                 else "."
             ),
         )
-    page.heading("What fires")
+    page.heading("What fires", 3 if prefix else 2)
     page.paragraph(
         f"T × rate, the synaptic operations of an image for each spiking connection, is "
         f"{detail.rate_times_steps:.4g}."
     )
     page.figure(
-        "rates",
+        prefix + "rates",
         figures.rates(detail.layers, record.steps),
         "Firing rate a layer, mean over the test images.",
     )
     page.table(
-        "layers",
+        prefix + "layers",
         ["layer", "shape", "spikes", "synaptic ops", "MACs", "neuron updates"],
         [
             [
@@ -373,22 +413,32 @@ def _pictures(page: Page, record: Result, detail: Details) -> None:
         ],
         numeric=4,
     )
-    page.heading("Edge energy, modelled, by two accountings")
+    page.heading("Edge energy, modelled, by two accountings", 3 if prefix else 2)
     page.paragraph(
         "Op-only is what most papers print: arithmetic and nothing else. Full adds everything the "
         "profile has a figure for. The two axes of each picture differ."
     )
     for name, profile in detail.energy.items():
+        if only is not None and name != only:
+            continue
         page.figure(
-            f"energy-{_slug(name)}",
+            f"{prefix}energy-{_slug(name)}",
             figures.energy_by_layer(profile),
             f"{profile.title}. 90 % of the images lie between {_span(profile.spread_pj.full)} "
             f"(full), {_span(profile.spread_pj.op_only)} (op-only).{_absent(profile)}",
         )
+        if profile.sensitivity:
+            page.figure(
+                f"{prefix}sensitivity-{_slug(name)}",
+                figures.tornado(profile),
+                f"{name}: how far each assumption alone moves the full energy; the line is what is "
+                "assumed.",
+            )
+    _break_even(page, detail, prefix)
     if detail.confusion:
-        page.heading("What is taken for what")
+        page.heading("What is taken for what", 3 if prefix else 2)
         page.figure(
-            "confusion",
+            prefix + "confusion",
             figures.confusion(detail.classes, detail.confusion),
             "Predictions of the whole pipeline. Figures are images, the shade is the share of the "
             "true class.",
@@ -398,6 +448,54 @@ def _pictures(page: Page, record: Result, detail: Details) -> None:
 
 def _span(spread: results.Spread) -> str:
     return f"{energy_text(spread.p5)} and {energy_text(spread.p95)}"
+
+
+def _break_even(page: Page, detail: Details, prefix: str) -> None:
+    rows = [
+        [
+            name,
+            even.dense_profile,
+            even.accounting.replace("_", "-"),
+            f"{even.ratio:.3g}",
+            _rate(even),
+        ]
+        for name, profile in detail.energy.items()
+        for even in profile.break_even
+    ]
+    if not rows:
+        return
+    page.heading("Against the same network without spikes", 3)
+    page.paragraph(
+        "The edge half as an ordinary network does one MAC for each connection. Spikes win below "
+        f"a T × rate; this network is at {detail.rate_times_steps:.4g}. Both sides use the same "
+        "memory model; no figure here is measured."
+    )
+    page.table(
+        f"{prefix}dense",
+        ["ordinary network", "MACs an image", "op-only", "full"],
+        [
+            [
+                dense.profile,
+                f"{dense.macs:,}",
+                energy_text(dense.op_only_pj),
+                energy_text(dense.full_pj),
+            ]
+            for dense in detail.dense
+        ],
+        numeric=3,
+    )
+    page.table(
+        f"{prefix}break-even",
+        ["spikes priced as", "against", "accounting", "times less energy", "break-even T × rate"],
+        rows,
+        numeric=2,
+    )
+
+
+def _rate(even: results.BreakEvenRecord) -> str:
+    if even.rate_times_steps is None:
+        return "never: even silent it costs more"
+    return f"{even.rate_times_steps:.4g}"
 
 
 def _absent(profile: ProfileRecord) -> str:

@@ -84,6 +84,35 @@ class FigureRecord(_Record):
     note: Text = ""
 
 
+class SwingRecord(_Record):
+    """How far one assumption alone moves the full energy; see `measure.sensitivity`."""
+
+    assumption: Name
+    low_pj: Amount
+    high_pj: Amount
+    base_pj: Amount
+    low_is: Name
+    high_is: Name
+
+
+class BreakEvenRecord(_Record):
+    """Dense over spiking energy, and the T × rate of equality; see `measure.dense`."""
+
+    accounting: Literal["op_only", "full"]
+    dense_profile: Name
+    ratio: Amount
+    rate_times_steps: Amount | None
+
+
+class DenseRecord(_Record):
+    """The edge half as an ordinary network."""
+
+    profile: Name
+    macs: Count
+    op_only_pj: Amount
+    full_pj: Amount
+
+
 class ProfileRecord(_Record):
     """Everything the report says about one profile."""
 
@@ -97,6 +126,8 @@ class ProfileRecord(_Record):
     layers: dict[Name, Energies]
     terms: list[TermRecord]
     figures: list[FigureRecord]
+    sensitivity: list[SwingRecord] = []
+    break_even: list[BreakEvenRecord] = []
 
 
 class LayerRecord(_Record):
@@ -147,6 +178,14 @@ class Details(_Record):
     layers: list[LayerRecord]
     energy: dict[Name, ProfileRecord]
     rate_times_steps: Amount
+    dense: list[DenseRecord] = []
+    depth: Annotated[int, Field(ge=0, le=4096)] = 0  # synapses between input and code
+    accuracy_uncut: Fraction | None = None  # of the network without cut and code
+    input_bytes_mean: Amount | None = None  # what sending the image itself would take
+    encode_us: Amount | None = None  # measured, an image
+    cloud_us: Amount | None = None  # measured, an image
+    cloud_depth: Annotated[int, Field(ge=0, le=4096)] = 0
+    cloud_energy_pj: dict[Name, Energies] = {}  # the cloud half, were it on the edge
     codec: Name = ""
     classes: list[Name] = []
     confusion: list[list[Count]] = []  # rows true, columns predicted

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from pipeline import report, results
+from pipeline import page, report, results
 from splitcore.errors import ResultError, UsageError
 from tests.pipeline import chromium, example
 
@@ -11,8 +11,8 @@ HOSTILE = '</script><script class="planted">alert(1)</script><b>&"'
 
 
 def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_path):
-    page = report.write(example.result(), tmp_path / "report.html")
-    seen = chromium.probe(page, tmp_path)
+    file = report.write(example.result(), tmp_path / "report.html")
+    seen = chromium.probe(file, tmp_path)
     assert seen["problems"] == []
     assert seen["overflow"] <= 0
     drawn = {picture["id"]: picture for picture in seen["pictures"]}
@@ -30,8 +30,8 @@ def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_pat
 
 
 def test_write_hostile_names_are_shown_as_text(tmp_path):
-    page = report.write(example.result(HOSTILE, HOSTILE), tmp_path / "report.html")
-    seen = chromium.probe(page, tmp_path)
+    file = report.write(example.result(HOSTILE, HOSTILE), tmp_path / "report.html")
+    seen = chromium.probe(file, tmp_path)
     assert seen["problems"] == []
     assert seen["scripts"] == 0
     assert HOSTILE in seen["text"]
@@ -108,5 +108,5 @@ def test_load_file_that_is_no_result_is_one_line(tmp_path, content):
 
 
 def test_to_csv_keeps_formulas_as_text():
-    text = report.to_csv(["name", "pJ"], [["=1+1", 2.5], ['say "hi", you', None]])
+    text = page.to_csv(["name", "pJ"], [["=1+1", 2.5], ['say "hi", you', None]])
     assert text.splitlines() == ["name,pJ", "'=1+1,2.5", '"say ""hi"", you",']

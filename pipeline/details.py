@@ -1,0 +1,105 @@
+"""The `details` of a result file, from what a run has in hand."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from measure import profile
+from measure.counts import Counts
+from measure.dense import break_even, dense_energy
+from measure.energy import EnergyResult, rate_times_steps
+from measure.profile import Profile
+from measure.sensitivity import tornado
+from pipeline import results
+from splitcore import spikes
+from splitcore.bundle import Manifest
+from splitcore.graph import Graph
+
+DENSE = ("cmos45_fp32", "cmos45_int8")  # the ordinary networks that spikes are held against
+
+
+def details(
+    manifest: Manifest,
+    graph: Graph,
+    counts: Counts,
+    energies: Sequence[tuple[Profile, EnergyResult]],
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    code_tchw: np.ndarray,
+    sample: int = 0,
+    codec: str = "",
+    input_events: np.ndarray | None = None,
+    **measured: Any,
+) -> dict[str, Any]:
+    """The `details` of a result: manifest and counts of the edge half, energies by profile.
+
+    labels and predictions are class numbers (N,); code_tchw are the code spikes of `sample`;
+    input_events as in `measure.energy.energy`.
+    measured: any of accuracy_uncut, input_bytes_mean, encode_us, cloud_us, cloud_depth and
+    cloud_energy_pj of `pipeline.results.Details`, where the caller has them.
+    """
+    classes = list(manifest.classes)
+    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(table, (labels, predictions), 1)
+    twins = [profile.load(name) for name in DENSE]
+    records = {}
+    for chosen, result in energies:
+        records[chosen.name] = {
+            **results.profile_record(result, chosen),
+            "sensitivity": [
+                asdict(swing)
+                for swing in tornado(graph, counts, chosen, result.steps, input_events)
+            ],
+            "break_even": [
+                asdict(even)
+                for twin in twins
+                for even in break_even(graph, counts, chosen, twin, result.steps, input_events)
+            ],
+        }
+    return {
+        "bundle": {
+            "name": manifest.name,
+            "backbone": manifest.backbone,
+            "split": manifest.split,
+            "data": manifest.data,
+            "input_shape": list(manifest.input_shape),
+            "feature_shape": list(manifest.feature_shape),
+            "code_shape": list(manifest.code_shape),
+        },
+        "layers": layer_means(graph, counts),
+        "energy": records,
+        "dense": [asdict(dense_energy(graph, twin)) for twin in twins],
+        "depth": graph.depth[graph.output.name],
+        "rate_times_steps": rate_times_steps(graph, counts),
+        "codec": codec,
+        "classes": classes,
+        "confusion": table.tolist(),
+        "raster": {
+            "sample": sample,
+            "label": classes[int(labels[sample])],
+            "predicted": classes[int(predictions[sample])],
+            "shape": list(code_tchw.shape),
+            "packed": base64.b64encode(spikes.pack(code_tchw)).decode("ascii"),
+        },
+        **measured,
+    }
+
+
+def layer_means(graph: Graph, counts: Counts) -> list[dict[str, Any]]:
+    """Name, shape, firing rate and mean counts a sample of every layer."""
+    layers = []
+    for index, layer in enumerate(graph.layers):
+        mean = {
+            name: float(getattr(counts, name)[:, index].mean())
+            for name in ("spikes", "synops", "macs", "neuron_updates")
+        }
+        rate = mean["spikes"] / mean["neuron_updates"] if mean["neuron_updates"] else 0.0
+        layers.append(
+            {"name": layer.name, "shape": list(graph.shapes[layer.name]), "rate": rate, **mean}
+        )
+    return layers

@@ -1,0 +1,121 @@
+"""`energy`: run a bundle's edge half in the simulator, count what fires, price it twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lava_edge import netx_file
+from lava_edge.runtime import simulate
+from measure import energy as pricing
+from measure import profile
+from measure.counts import Counts, concatenate
+from measure.dense import break_even
+from measure.sensitivity import tornado
+from pipeline import images
+from pipeline.console import progress_bar
+from pipeline.details import DENSE, layer_means
+from pipeline.figures import energy_text
+from splitcore.bundle import open_bundle
+
+DEFAULT_PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
+DEFAULT_SAMPLES = 256
+
+
+def run(
+    bundle: Path,
+    profiles: Sequence[str | Path] | None = None,
+    data: str | None = None,
+    samples: int | None = None,
+) -> dict[str, Any]:
+    """Counts and modelled energy, per layer and in all, of the first `samples` test images.
+
+    Raises BundleError, DataError or ProfileError before anything is simulated.
+    """
+    chosen = [profile.load(name) for name in profiles or DEFAULT_PROFILES]
+    opened = open_bundle(Path(bundle))
+    test = images.load(opened, data, samples or DEFAULT_SAMPLES)
+    graph = netx_file.load(opened.edge_path, opened.manifest.input_bits or None)
+    started = time.perf_counter()
+    counts = _simulated(opened.edge_path, test.frames_ntchw)
+    simulated_s = time.perf_counter() - started
+    steps = opened.manifest.steps
+    events = np.count_nonzero(test.frames_ntchw[:, 0], axis=(1, 2, 3)) * steps
+    if not opened.manifest.input_bits:  # frames differ from step to step
+        events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
+    twins = [profile.load(name) for name in DENSE]
+    priced = {}
+    for each in chosen:
+        result = pricing.energy(graph, counts, each, steps, events)
+        priced[each.name] = {
+            **result.as_dict(),
+            "title": each.title,
+            "sensitivity": [asdict(swing) for swing in tornado(graph, counts, each, steps, events)],
+            "break_even": [
+                asdict(even)
+                for twin in twins
+                for even in break_even(graph, counts, each, twin, steps, events)
+            ],
+        }
+    totals = {name: total / len(counts) for name, total in counts.total().items()}
+    return {
+        "bundle": opened.manifest.name,
+        "data": test.data,
+        "samples": len(counts),
+        "steps": steps,
+        **totals,
+        "rate_times_steps": pricing.rate_times_steps(graph, counts),
+        "layers": layer_means(graph, counts),
+        "energy_pj": {name: record["energy_pj"] for name, record in priced.items()},
+        "profiles": priced,
+        "simulation_s": simulated_s,
+        "total_s": time.perf_counter() - started,
+    }
+
+
+def _simulated(edge_path: Path, frames_ntchw: np.ndarray) -> Counts:
+    with progress_bar() as progress:
+        task = progress.add_task("simulate", total=len(frames_ntchw))
+
+        def advancing(found: Iterable[Any]) -> Iterator[Counts]:
+            for sample in found:
+                progress.update(task, advance=1)
+                yield sample.counts
+
+        return concatenate(list(advancing(simulate(edge_path, frames_ntchw))))
+
+
+def summary(result: dict[str, Any]) -> str:
+    """What was found, in plain lines."""
+    lines = [
+        f"{result['bundle']}: {result['samples']} images of {result['data']}, "
+        f"{result['steps']} steps; counted in the simulator, energies modelled",
+        f"an image: {result['spikes']:,.0f} spikes, {result['synops']:,.0f} synaptic ops, "
+        f"{result['macs']:,.0f} MACs, {result['neuron_updates']:,.0f} neuron updates; "
+        f"T × rate {result['rate_times_steps']:.4g}",
+    ]
+    for name, record in result["profiles"].items():
+        energy = record["energy_pj"]
+        missing = [t["name"] for t in record["terms"] if t["status"] == "absent"]
+        lines.append(
+            f"  {name}: op-only {energy_text(energy['op_only'])}, "
+            f"full {energy_text(energy['full'])}"
+            + (f" (without {', '.join(missing)}: no figure)" if missing else "")
+        )
+        for even in record["break_even"]:
+            rate = even["rate_times_steps"]
+            where = (
+                "even silent it costs more"
+                if rate is None
+                else f"breaks even at T × rate {rate:.4g}"
+            )
+            lines.append(
+                f"    against {even['dense_profile']}, {even['accounting']}: "
+                f"{even['ratio']:.3g} times less; {where}"
+            )
+    return "\n".join(lines)

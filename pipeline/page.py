@@ -1,0 +1,130 @@
+"""One self-contained HTML page: text, tables with CSV, plotly pictures with SVG, nothing loaded."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import os
+import string
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from splitcore.errors import UsageError
+
+TEMPLATE = Path(__file__).with_name("report_page.html")
+TAGS = ("published", "derived", "estimate", "absent", "included", "counted")
+
+
+class Page:
+    """HTML parts in order, and the plotly figures that they refer to."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.figures: dict[str, go.Figure] = {}
+
+    def heading(self, text: str, level: int = 2) -> None:
+        """A heading."""
+        self.parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
+
+    def paragraph(self, text: str, css: str = "") -> None:
+        """A paragraph of plain text."""
+        attribute = f' class="{css}"' if css else ""
+        self.parts.append(f"<p{attribute}>{html.escape(text)}</p>")
+
+    def cards(self, cards: Sequence[tuple[str, str]]) -> None:
+        """The few figures that matter most: (figure, what it is)."""
+        inner = "".join(
+            f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>'
+            for value, label in cards
+        )
+        self.parts.append(f'<div class="cards">{inner}</div>')
+
+    def figure(self, name: str, figure: go.Figure, caption: str) -> None:
+        """A picture, its caption and its SVG."""
+        self.figures[name] = figure
+        height = int(figure.to_dict()["layout"]["height"])
+        self.parts.append(
+            f'<figure><div class="plot" id="{name}" style="height:{height}px"></div>'
+            f"<figcaption>{html.escape(caption)}</figcaption>"
+            f'<div class="get"><a href="#{name}" id="{name}-svg">save as SVG</a></div></figure>'
+        )
+
+    def table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 0
+    ) -> None:
+        """A table, its last `numeric` columns right-aligned, and the same as CSV."""
+        first_number = len(columns) - numeric
+
+        def row(cells: Sequence[object], tag: str) -> str:
+            return "".join(
+                f"<{tag}{' class=n' if index >= first_number else ''}>{_cell(cell)}</{tag}>"
+                for index, cell in enumerate(cells)
+            )
+
+        body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+        link = "data:text/csv;base64," + base64.b64encode(to_csv(columns, rows).encode()).decode()
+        self.parts.append(
+            f'<div class="scroll"><table id="{name}"><thead><tr>{row(columns, "th")}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+            f'<div class="get"><a href="{link}" download="{name}.csv">save as CSV</a></div>'
+        )
+
+    def render(self, title: str) -> str:
+        """The whole page."""
+        encoded = ",".join(f'"{name}":{figure.to_json()}' for name, figure in self.figures.items())
+        template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
+        return template.substitute(
+            title=html.escape(title),
+            body="\n".join(self.parts),
+            plotly=get_plotlyjs(),
+            # "</" would end the script element wherever a label holds it
+            figures="{" + encoded.replace("</", "<\\/") + "}",
+        )
+
+
+def _cell(cell: object) -> str:
+    text = html.escape(_text(cell))
+    if text in TAGS:
+        return f'<span class="tag {text}">{text}</span>'
+    return text
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
+
+
+def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows as CSV text; a cell that a spreadsheet would run as a formula is quoted as text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    for row in (columns, *rows):
+        cells = ["" if cell is None else _text(cell) for cell in row]
+        writer.writerow(
+            ["'" + cell if cell.startswith(("=", "+", "@")) else cell for cell in cells]
+        )
+    return stream.getvalue()
+
+
+def save(text: str, out: Path) -> Path:
+    """Write a text file by way of a temporary neighbour. Raises UsageError."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(scratch).chmod(0o644)
+            Path(scratch).replace(out)
+        finally:
+            Path(scratch).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
+    return out
