@@ -6,19 +6,15 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
+from cloud_server.predict import Parts, Result
 
-from cloud_server.predict import Parts
-from splitcore.errors import CodecError
-
-Result = np.ndarray | CodecError
 Engine = Callable[[Sequence[Parts]], Awaitable[list[Result]]]
 
 
 class OverloadError(Exception):
-    """No room for one more sample now; internal to the server, which turns it into a status."""
+    """No room for one more sample now; the server turns it into a status with a hint."""
 
     def __init__(self, retry_ms: int) -> None:
         super().__init__(f"no room for another sample; try again in {retry_ms} ms")
@@ -27,33 +23,61 @@ class OverloadError(Exception):
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """max_batch samples a call, `slots` calls at once, max_queue samples waiting for one."""
+    """max_batch samples a call, slots calls at once, max_queue samples waiting, each max_wait_s.
+
+    Below split_at waiting samples one slot takes all; above, free slots share them.
+    """
 
     max_batch: int = 64
     slots: int = 2
-    max_queue: int = 1024
+    max_queue: int = 2048
+    max_wait_s: float = 10.0
+    split_at: int = 16
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Waiting:
+    parts: Parts
+    future: asyncio.Future[Result]
+    since: float
+
+
 class Batcher:
-    """Takes samples one by one, calls the engine with as many as wait when a slot is free."""
+    """Takes samples one by one; calls the engine with as many as wait when a slot is free."""
 
-    engine: Engine
-    limits: BatchLimits = field(default_factory=BatchLimits)
-    on_batch: Callable[[int, float], None] = lambda size, seconds: None
-    _waiting: deque[tuple[Parts, asyncio.Future[Result]]] = field(default_factory=deque)
-    _running: set[asyncio.Task[None]] = field(default_factory=set)
-    _seconds_per_sample: float = 0.001
+    def __init__(
+        self,
+        engine: Engine,
+        limits: BatchLimits,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        self.limits = limits
+        self._engine, self._on_batch = engine, on_batch
+        self._waiting: deque[_Waiting] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._scheduled = False
+        self._seconds_per_sample = 0.001
 
     def submit(self, parts: Parts) -> asyncio.Future[Result]:
         """A future of the sample's scores. Raises OverloadError where the queue is full."""
         if len(self._waiting) >= self.limits.max_queue:
             raise OverloadError(self.retry_ms())
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((parts, future))
-        # Not at once: all packets that one read of the sockets brought in make one batch.
-        asyncio.get_running_loop().call_soon(self._start)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append(_Waiting(parts, future, time.monotonic()))
+        if len(self._waiting) >= self.limits.max_queue:
+            self._room.clear()
+        if not self._scheduled:
+            # Not at once: all that one turn of the loop reads from the sockets makes one batch.
+            self._scheduled = True
+            loop.call_soon(self._start)
         return future
+
+    async def room(self) -> None:
+        """Wait until the queue has room: how a stream is slowed down instead of refused."""
+        await self._room.wait()
 
     def retry_ms(self) -> int:
         """How long the present queue will take, as a hint to who was refused."""
@@ -64,33 +88,55 @@ class Batcher:
         """Samples that wait."""
         return len(self._waiting)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._waiting and not self._running
+
     def _start(self) -> None:
+        self._scheduled = False
         while self._waiting and len(self._running) < self.limits.slots:
-            size = min(self.limits.max_batch, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(size)]
-            batch = [(parts, future) for parts, future in batch if not future.done()]
-            if not batch:
+            batch = self._take()
+            if batch:
+                task = asyncio.get_running_loop().create_task(self._run(batch))
+                self._running.add(task)
+                task.add_done_callback(self._finished)
+        if len(self._waiting) < self.limits.max_queue:
+            self._room.set()
+
+    def _take(self) -> list[_Waiting]:
+        size = min(self.limits.max_batch, len(self._waiting))
+        if size >= self.limits.split_at:
+            free = self.limits.slots - len(self._running)
+            size = min(size, -(-len(self._waiting) // free))
+        expired = time.monotonic() - self.limits.max_wait_s
+        batch = []
+        for waiting in (self._waiting.popleft() for _ in range(size)):
+            if waiting.future.done():  # its caller has gone
                 continue
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._finished)
+            if waiting.since < expired:
+                waiting.future.set_exception(OverloadError(self.retry_ms()))
+            else:
+                batch.append(waiting)
+        return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._start()
 
-    async def _run(self, batch: list[tuple[Parts, asyncio.Future[Result]]]) -> None:
-        started = time.perf_counter()
+    async def _run(self, batch: list[_Waiting]) -> None:
+        started = time.monotonic()
         try:
-            results = await self.engine([parts for parts, _ in batch])
+            results = await self._engine([waiting.parts for waiting in batch])
+            assert len(results) == len(batch)
         except Exception as error:  # whatever the engine died of, each waiting caller must hear it
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for waiting in batch:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
             return
-        seconds = time.perf_counter() - started
+        seconds = time.monotonic() - started
         self._seconds_per_sample += 0.1 * (seconds / len(batch) - self._seconds_per_sample)
-        self.on_batch(len(batch), seconds)
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        self._on_batch(len(batch), seconds)
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(result)

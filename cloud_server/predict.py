@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from splitcore import spikes
-from splitcore.bundle import Manifest
+from splitcore.codec.context import CodeContext
+from splitcore.codec.registry import decode
 from splitcore.errors import CodecError
 
 Scores = Callable[[np.ndarray], np.ndarray]  # uint8 (N, T, C, H, W) -> float32 (N, classes)
+Result = np.ndarray | CodecError  # scores (classes,) of a sample, or why there are none
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,33 @@ Parts = tuple[Part, ...]  # one sample: one whole part, or T steps in order
 class Predictor:
     """Decodes samples of one bundle and scores them as one batch."""
 
-    def __init__(self, manifest: Manifest, scores: Scores) -> None:
-        self._shape = manifest.spike_shape
-        self._scores = scores
+    def __init__(self, context: CodeContext, scores: Scores) -> None:
+        self._context, self._scores = context, scores
 
-    def __call__(self, samples: Sequence[Parts]) -> list[np.ndarray | CodecError]:
+    def __call__(self, samples: Sequence[Parts]) -> list[Result]:
         """Scores (classes,) of each sample, or the CodecError that its payload deserves."""
-        found: list[np.ndarray | CodecError] = [CodecError("not decoded")] * len(samples)
-        code = np.empty((len(samples), *self._shape), dtype=np.uint8)
+        results: list[Result | None] = [None] * len(samples)
+        code_ntchw = np.empty((len(samples), *self._context.shape), dtype=np.uint8)
         good: list[int] = []
         for index, parts in enumerate(samples):
             try:
-                self._decode(parts, code[len(good)])
+                self._decode(parts, code_ntchw[len(good)])
                 good.append(index)
             except CodecError as error:
-                found[index] = error
+                results[index] = error
         if good:
-            scores_nk = self._scores(code[: len(good)])
+            scores_nk = self._scores(code_ntchw[: len(good)])
             for index, scores_k in zip(good, scores_nk, strict=True):
-                found[index] = scores_k
-        return found
+                results[index] = scores_k
+        return [result for result in results if result is not None]
+
+    def warm(self) -> None:
+        """Pay for compilation before the first sample comes."""
+        self._scores(np.zeros((1, *self._context.shape), dtype=np.uint8))
 
     def _decode(self, parts: Parts, out_tchw: np.ndarray) -> None:
-        for part in parts:
-            if part.codec != 1:
-                raise CodecError(f"codec: no codec has the id {part.codec}")
-            if part.step == 0:
-                out_tchw[:] = spikes.unpack(part.payload, self._shape)
-            else:
-                out_tchw[part.step - 1] = spikes.unpack(part.payload, self._shape[1:])
+        if parts[0].step == 0:
+            out_tchw[:] = decode(parts[0].codec, parts[0].payload, self._context)
+            return
+        for t, part in enumerate(parts):
+            out_tchw[t] = decode(part.codec, part.payload, self._context, out_tchw[:t], steps=1)[0]

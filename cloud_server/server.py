@@ -1,233 +1,57 @@
-"""The service on a socket: grpc.aio with a unary call, a stream, health and reflection."""
+"""Put it all together and serve: what the command line and the tests call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from cloud_server.batching import BatchLimits
+from cloud_server.catalogue import Catalogue, message_limit
+from cloud_server.endpoint import Endpoint, ServerLimits, background
+from cloud_server.metrics import Metrics, MetricsPort
+from cloud_server.replicas import LocalReplicas, Replicas
+from cloud_server.security import TokenInterceptor, Tokens, check_listen, server_credentials
+from cloud_server.service import Service, ServiceLimits
+from splitcore.errors import UsageError
 
-from cloud_server.batching import Batcher, BatchLimits, OverloadError
-from cloud_server.engines import LocalEngine, predictor
-from cloud_server.service import RefusedError, Service, WindowError
-from splitcore import spikes, wire_pb2
-from splitcore.bundle import open_bundle
-from splitcore.errors import CodecError, LinkError, PacketError, UsageError
-
-log = logging.getLogger(__name__)
-
-SERVICE = "spikebottlenet.v1.Cloud"
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
-PUSHBACK = "grpc-retry-pushback-ms"
+SWEEP_S = 1.0
 
 
 @dataclass(frozen=True)
-class ServerLimits:
-    """What one server gives at most."""
+class Ready:
+    """What is known once a server is ready; metrics_port is None where none was asked for."""
 
-    streams: int = 1024
-    hello_s: float = 10.0
-    grace_s: float = 10.0
-
-
-def check_listen(listen: str, encrypted: bool, insecure: bool) -> None:
-    """Raise UsageError for an address that is none, or open to others without encryption."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"listen: expected HOST:PORT, got {listen!r}")
-    if host not in LOOPBACK and not encrypted and not insecure:
-        raise UsageError(
-            f"listen: {host} is open to other machines and the link is not encrypted; give a TLS "
-            "certificate and key, or say insecure"
-        )
+    address: str
+    metrics_port: int | None
 
 
-class Server:
-    """Serves a Service over gRPC. Use `serve` or `running`."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All that can be said of a server; the defaults are safe: loopback, no plaintext beyond it."""
 
-    def __init__(self, service: Service, limits: ServerLimits, max_message: int) -> None:
-        self.service, self.limits = service, limits
-        self._streams = 0
-        self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", max_message),
-                ("grpc.so_reuseport", 0),
-                ("grpc.server_handshake_timeout_ms", 10_000),
-            )
-        )
-        handlers = {
-            "Classify": grpc.unary_unary_rpc_method_handler(self._classify),
-            "Stream": grpc.stream_stream_rpc_method_handler(self._stream),
-        }
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        described = wire_pb2.DESCRIPTOR.services_by_name["Cloud"].full_name
-        reflection.enable_server_reflection(
-            (described, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
-
-    async def start(self, listen: str) -> str:
-        """Bind and begin; returns the address with the port that was bound."""
-        try:
-            port = self._server.add_insecure_port(listen)
-        except RuntimeError:
-            raise LinkError(f"listen: {listen} cannot be bound; is the port taken?") from None
-        await self._server.start()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        return f"{listen.rpartition(':')[0]}:{port}"
-
-    async def stop(self) -> None:
-        """Refuse new calls, let open ones finish within the grace."""
-        await self._health.enter_graceful_shutdown()
-        await self._server.stop(self.limits.grace_s)
-
-    async def _classify(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        try:
-            return await self.service.classify(raw)
-        except Exception as error:
-            await _abort(context, error)
-            raise AssertionError("abort returned") from None
-
-    async def _stream(self, _: object, context: grpc.aio.ServicerContext) -> None:
-        if self._streams >= self.limits.streams:
-            await _abort(context, OverloadError(1000))
-        self._streams += 1
-        try:
-            await self._converse(context)
-        finally:
-            self._streams -= 1
-
-    async def _converse(self, context: grpc.aio.ServicerContext) -> None:
-        try:
-            hello = await asyncio.wait_for(context.read(), self.limits.hello_s)
-        except asyncio.TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no hello came")
-        if hello is grpc.aio.EOF:
-            return
-        try:
-            conversation = self.service.greet(hello)
-        except (PacketError, RefusedError) as error:
-            await _abort(context, error)
-            return
-        try:
-            await context.write(conversation.welcome())
-            await _Exchange(conversation, context).run()
-        finally:
-            conversation.close()
-
-
-class _Exchange:
-    """Reads packets and writes replies of one stream until the client has all its answers."""
-
-    def __init__(self, conversation, context: grpc.aio.ServicerContext) -> None:
-        self._conversation, self._context = conversation, context
-        self._replies: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
-        self._open = 0
-        self._ended = False
-
-    async def run(self) -> None:
-        writer = asyncio.ensure_future(self._write())
-        reader = asyncio.ensure_future(self._read())
-        try:
-            error = await writer
-        finally:
-            for task in (reader, writer):
-                task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
-        if error is not None:
-            await _abort(self._context, error)
-
-    async def _read(self) -> None:
-        try:
-            while (raw := await self._context.read()) is not grpc.aio.EOF:
-                reply = self._conversation.receive(raw)
-                if isinstance(reply, bytes):
-                    self._replies.put_nowait(reply)
-                elif reply is not None:
-                    self._open += 1
-                    reply.add_done_callback(self._replied)
-        except Exception as error:  # told to the client by the writer, which ends the stream
-            self._replies.put_nowait(error)
-            return
-        self._ended = True
-        if self._open == 0:
-            self._replies.put_nowait(None)
-
-    def _replied(self, reply: asyncio.Future[bytes]) -> None:
-        self._open -= 1
-        if not reply.cancelled():
-            self._replies.put_nowait(reply.exception() or reply.result())
-        if self._ended and self._open == 0:
-            self._replies.put_nowait(None)
-
-    async def _write(self) -> Exception | None:
-        while (reply := await self._replies.get()) is not None:
-            if isinstance(reply, BaseException):
-                return reply
-            await self._context.write(reply)
-        return None
-
-
-async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
-    match error:
-        case PacketError() | CodecError():
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        case RefusedError():
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        case OverloadError():
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                str(error),
-                trailing_metadata=((PUSHBACK, str(error.retry_ms)),),
-            )
-        case WindowError():
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        case _:
-            log.error("a batch failed", exc_info=error)
-            await context.abort(grpc.StatusCode.INTERNAL, "the model failed; see the server's log")
-
-
-async def _serve(
-    bundles: list[Path],
-    listen: str,
-    ready: Callable[[str], None],
-    stop: asyncio.Event,
-    insecure: bool,
-    threads: int,
-) -> None:
-    check_listen(listen, encrypted=False, insecure=insecure)
-    service = Service()
-    engines = []
-    largest = 0
-    for path in bundles:
-        bundle = open_bundle(path)
-        engine = LocalEngine(predictor(bundle), threads)
-        engines.append(engine)
-        batcher = Batcher(engine, BatchLimits(slots=threads))
-        service.publish(bundle.manifest, bytes.fromhex(bundle.digest), batcher)
-        largest = max(largest, spikes.packed_size(bundle.manifest.spike_shape))
-    server = Server(service, ServerLimits(), 2 * largest + 4096)
-    try:
-        address = await server.start(listen)
-        ready(address)
-        await stop.wait()
-        await server.stop()
-    finally:
-        for engine in engines:
-            engine.close()
+    listen: str = "127.0.0.1:0"
+    engine: Literal["local", "ray"] = "local"
+    threads: int | None = None  # of the local engine; None: one a core
+    ray_address: str | None = None  # join this cluster instead of starting Ray here
+    ray_replicas: tuple[int, int] = (1, 2)  # least and most of a bundle
+    token_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    insecure: bool = False
+    metrics_port: int | None = None
+    watch_s: float = 1.0  # how often bundle folders are looked at for a new version
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    service: ServiceLimits = field(default_factory=ServiceLimits)
+    max_batch: int = 64
+    max_queue: int = 2048
 
 
 def serve(
@@ -235,53 +59,111 @@ def serve(
     listen: str = "127.0.0.1:0",
     *,
     ready: Callable[[str], None] = lambda address: None,
-    insecure: bool = False,
-    threads: int | None = None,
+    **options: Any,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `ready` is called with the bound address."""
+    """Serve until SIGTERM or SIGINT, then answer what was taken and return.
+
+    `options` are the further fields of Options; `ready` is called once with the bound address.
+    Raises UsageError, BundleError, OverflowBoundError or LinkError before anything is served.
+    """
 
     async def main() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await _serve(bundles, listen, ready, stop, insecure, threads or os.cpu_count() or 1)
+        chosen = Options(listen=listen, **options)
+        await _serve(bundles, chosen, lambda where: ready(where.address), stop)
 
     asyncio.run(main())
 
 
 @contextlib.contextmanager
-def running(bundles: list[Path], listen: str = "127.0.0.1:0", **options) -> Iterator[str]:
-    """A server in a thread of this process; yields its address and drains it at the end."""
+def running(bundles: list[Path], **options: Any) -> Iterator[Ready]:
+    """A server in a thread of this process, drained when the block ends. Raises what serve does."""
     started = threading.Event()
-    state: dict = {}
+    found: list[Ready] = []
+    failed: list[BaseException] = []
+    ends: list[Callable[[], object]] = []
 
     async def main() -> None:
-        state["loop"], state["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        ends.append(lambda: loop.call_soon_threadsafe(stop.set))
 
-        def ready(address: str) -> None:
-            state["address"] = address
+        def ready(where: Ready) -> None:
+            found.append(where)
             started.set()
 
-        threads = options.get("threads") or os.cpu_count() or 1
-        await _serve(bundles, listen, ready, state["stop"], options.get("insecure", False), threads)
+        await _serve(bundles, Options(**options), ready, stop)
 
     def run() -> None:
         try:
             asyncio.run(main())
-        except BaseException as error:
-            state["error"] = error
+        except BaseException as error:  # handed to the thread that waits for us
+            failed.append(error)
         finally:
             started.set()
 
     thread = threading.Thread(target=run, name="cloud-server")
     thread.start()
     started.wait()
-    if "address" not in state:
-        thread.join()
-        raise state["error"]
     try:
-        yield state["address"]
+        if found:
+            yield found[0]
     finally:
-        state["loop"].call_soon_threadsafe(state["stop"].set)
+        if not failed:
+            ends[0]()
         thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _replicas(options: Options) -> Replicas:
+    match options.engine:
+        case "local":
+            return LocalReplicas(options.threads or os.cpu_count() or 1)
+        case "ray":
+            try:
+                from cloud_server.ray_replicas import RayReplicas
+            except ImportError:
+                raise UsageError(
+                    "engine ray: Ray is not installed; install spikebottlenet with its extra [ray]"
+                ) from None
+            return RayReplicas(options.ray_address, options.ray_replicas)
+        case other:
+            raise UsageError(f"engine: expected local or ray, got {other!r}")
+
+
+async def _serve(
+    paths: list[Path], options: Options, ready: Callable[[Ready], None], stop: asyncio.Event
+) -> None:
+    credentials = server_credentials(options.tls_cert, options.tls_key, options.tls_client_ca)
+    check_listen(options.listen, credentials is not None, options.insecure)
+    metrics = Metrics()
+    tokens = None if options.token_file is None else Tokens(options.token_file)
+    interceptors = () if tokens is None else (TokenInterceptor(tokens, metrics),)
+    service = Service(options.service, metrics)
+    replicas = _replicas(options)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(replicas.close)
+        limits = BatchLimits(
+            max_batch=options.max_batch, slots=replicas.slots, max_queue=options.max_queue
+        )
+        catalogue = Catalogue(paths, service, replicas, limits)
+        opened = await asyncio.to_thread(catalogue.open)
+        metrics.backlog.set_function(lambda: catalogue.backlog)
+        server = Endpoint(service, options.limits, message_limit(opened), interceptors)
+        port = None
+        if options.metrics_port is not None:
+            http = MetricsPort(metrics, options.metrics_port)
+            stack.callback(http.close)
+            port = http.port
+        address = await server.listen(options.listen, credentials)
+        stack.push_async_callback(server.stop)
+        for bundle in opened:
+            await catalogue.publish(bundle)
+        await server.open()
+        ready(Ready(address, port))
+        async with background(server.sweep(SWEEP_S), catalogue.watch(options.watch_s)):
+            await stop.wait()

@@ -1,6 +1,7 @@
 """The service without its sockets: packets in, answers out.
 
-    raw hello ── Service.greet ── Conversation ── raw packet ── .receive ──> future ── raw reply
+    hello ── Service.greet ──> Conversation ── message ── .receive ──> replies, now and later
+    request ── Service.classify ──> answer
 
 A bundle is named by its digest. Several are served at once, and of each name the newest versions:
 a new one is published while edges still speak to the old one.
@@ -12,251 +13,279 @@ import asyncio
 import time
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from cloud_server.batching import Batcher, OverloadError, Result
-from cloud_server.predict import Part, Parts
+from cloud_server.batching import Batcher
+from cloud_server.metrics import Metrics
+from cloud_server.predict import Part, Result
 from splitcore import packet
 from splitcore.bundle import Manifest
 from splitcore.errors import CodecError, PacketError
 from splitcore.packet import Greeting, Packet
-from splitcore.wire_pb2 import Answer, Rejected, Welcome
+from splitcore.wire_pb2 import Answer, Rejected
 
-REMEMBERED_ANSWERS = 4096  # for resends after a reconnect
-MAX_REJECTED = 16  # damaged packets in one stream before it is closed
+Reply = Answer | Rejected
 
 
 class RefusedError(Exception):
-    """A hello that this service cannot serve; internal, turned into a status by the server."""
+    """A hello that this service cannot serve; the server turns it into a status."""
 
 
 class WindowError(Exception):
-    """A client that sends more than its credit; internal, turned into a status by the server."""
+    """A client that sends more than its credit; the server turns it into a status."""
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """window: samples a stream may have sent and not acknowledged as answered.
+
+    versions: how many of each bundle name new streams can ask for. remembered: answers kept for
+    resends after a reconnect. rejected: damaged packets in one stream before it is closed.
+    """
+
+    window: int = 64
+    versions: int = 2
+    remembered: int = 4096
+    rejected: int = 16
 
 
 @dataclass(eq=False)
 class Served:
-    """One bundle version in service. conversations counts the open streams that use it."""
+    """One bundle version in service; conversations counts the open streams that use it."""
 
     name: str
-    manifest: Manifest
+    steps: int
     digest: bytes
     batcher: Batcher
     conversations: int = 0
 
 
-@dataclass
 class Service:
-    """window: samples a stream may have sent and not acknowledged; versions: kept of each name."""
+    """Which bundles are served, and the answers already given."""
 
-    window: int = 64
-    versions: int = 2
-    _served: OrderedDict[bytes, Served] = field(default_factory=OrderedDict)
-    _answers: OrderedDict[tuple[bytes, bytes, int], tuple[int, Answer]] = field(
-        default_factory=OrderedDict
-    )
+    def __init__(self, limits: ServiceLimits, metrics: Metrics) -> None:
+        self.limits, self.metrics = limits, metrics
+        self._served: OrderedDict[bytes, Served] = OrderedDict()
+        self._answers: OrderedDict[tuple[bytes, bytes, int], tuple[int, Answer]] = OrderedDict()
 
     def publish(self, manifest: Manifest, digest: bytes, batcher: Batcher) -> list[Served]:
-        """Serve this bundle version to new streams. Returns versions that it pushed out.
+        """Serve this bundle version to new streams. Returns those it pushed out of service.
 
         Streams that are open on a version pushed out go on to their end.
         """
-        self._served[digest] = Served(manifest.name, manifest, digest, batcher)
-        same_name = [served for served in self._served.values() if served.name == manifest.name]
-        pushed_out = same_name[: -self.versions]
+        self._served[digest] = Served(manifest.name, manifest.steps, digest, batcher)
+        versions = [served for served in self._served.values() if served.name == manifest.name]
+        pushed_out = versions[: -self.limits.versions]
         for served in pushed_out:
             del self._served[served.digest]
         return pushed_out
 
     @property
     def served(self) -> tuple[Served, ...]:
-        """What new streams can ask for."""
+        """What new streams can ask for, oldest first."""
         return tuple(self._served.values())
 
     def find(self, greeting: Greeting) -> Served:
         """The bundle version that a hello names. Raises RefusedError."""
         served = self._served.get(greeting.digest)
         if served is None:
-            offered = ", ".join(f"{s.name} {s.digest.hex()[:12]}" for s in self._served.values())
+            offered = ", ".join(f"{s.name} {s.digest.hex()[:12]}" for s in self.served)
             raise RefusedError(
                 f"bundle {greeting.digest.hex()[:12]} is not served here (served: {offered}); "
                 "give both sides the same bundle"
             )
         return served
 
-    def greet(self, raw_hello: bytes) -> Conversation:
-        """Begin a stream. Raises PacketError or RefusedError."""
+    def greet(self, raw_hello: bytes, reply: Callable[[Reply | Exception], None]) -> Conversation:
+        """Begin a stream whose replies go to `reply`. Raises PacketError or RefusedError."""
         greeting = packet.unpack_hello(raw_hello)
-        return Conversation(self, self.find(greeting), greeting.session, self.window)
+        return Conversation(self, self.find(greeting), greeting.session, reply)
 
     async def classify(self, raw_request: bytes) -> bytes:
-        """One request, one answer, as bytes. Raises what `greet` and `receive` raise."""
+        """One request, one answer. Raises PacketError, CodecError, RefusedError, OverloadError."""
         arrived = time.perf_counter()
         greeting, received = packet.unpack_request(raw_request)
         served = self.find(greeting)
         if received.step != 0:
             raise PacketError(f"packet of sample {received.sample}: a step needs a stream")
-        known = self.recall(served, greeting.session, received.sample, _mark((received,)))
+        mark = _mark((received,))
+        known = self.recall(served, greeting.session, received.sample, mark)
         if known is None:
-            parts = (Part(0, received.codec, received.payload),)
-            result = await served.batcher.submit(parts)
+            result = await served.batcher.submit(_parts((received,)))
             if isinstance(result, CodecError):
                 raise result
-            known = answer(received.sample, result, arrived)
-            self.remember(served, greeting.session, _mark((received,)), known)
+            known = self.answer(served, greeting.session, received.sample, mark, result, arrived)
+        self.metrics.received(served.name, 1, 8 * len(received.payload), len(raw_request))
         return known.SerializeToString()
 
     def recall(self, served: Served, session: bytes, sample: int, mark: int) -> Answer | None:
-        """The answer already given to the very same packet of this session."""
+        """The answer already given to the very same bytes of this session's sample."""
         known = self._answers.get((served.digest, session, sample))
         return known[1] if known is not None and known[0] == mark else None
 
-    def remember(self, served: Served, session: bytes, mark: int, given: Answer) -> None:
-        """Keep an answer for a resend, the oldest making room."""
-        self._answers[served.digest, session, given.sample] = (mark, given)
-        while len(self._answers) > REMEMBERED_ANSWERS:
+    def answer(
+        self,
+        served: Served,
+        session: bytes,
+        sample: int,
+        mark: int,
+        scores_k: Result,
+        arrived: float,
+    ) -> Answer:
+        """The answer to a sample, remembered for a resend, the oldest making room."""
+        assert not isinstance(scores_k, CodecError)
+        seconds = time.perf_counter() - arrived
+        given = Answer(
+            sample=sample,
+            label=int(scores_k.argmax()),
+            scores=scores_k.tolist(),
+            server_us=int(1e6 * seconds),
+        )
+        self.metrics.answered(served.name, seconds)
+        self._answers[served.digest, session, sample] = (mark, given)
+        while len(self._answers) > self.limits.remembered:
             self._answers.popitem(last=False)
+        return given
 
 
-def answer(sample: int, scores_k: np.ndarray, arrived: float) -> Answer:
-    """Class, scores and server time of one sample."""
-    elapsed_us = int(1e6 * (time.perf_counter() - arrived))
-    return Answer(
-        sample=sample, label=int(scores_k.argmax()), scores=scores_k.tolist(), server_us=elapsed_us
-    )
+def _parts(packets: Sequence[Packet]) -> tuple[Part, ...]:
+    return tuple(Part(one.step, one.codec, one.payload) for one in packets)
 
 
-def _mark(packets: tuple[Packet, ...]) -> int:
+def _mark(packets: Sequence[Packet]) -> int:
     mark = 0
-    for received in packets:
-        mark = zlib.crc32(received.payload, zlib.crc32(bytes((received.codec,)), mark))
+    for one in packets:
+        mark = zlib.crc32(one.payload, zlib.crc32(bytes((one.codec,)), mark))
     return mark
 
 
-@dataclass(eq=False)
 class Conversation:
-    """One stream of one client: its credit, the steps it has not finished, its replies."""
+    """One stream of one client: its credit, its unfinished steps, its replies.
 
-    service: Service
-    served: Served
-    session: bytes
-    window: int
-    _received: int = 0  # samples begun
-    _replied: int = 0
-    _acked: int = 0
-    _rejected: int = 0
-    _partial: dict[int, dict[int, Packet]] = field(default_factory=dict)
-    _settled: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    `reply` gets each answer and rejection, or the exception that ends the stream. Each sample
+    begun, and each damaged packet, costs one credit until its reply is acknowledged.
+    """
 
-    def __post_init__(self) -> None:
-        self.served.conversations += 1
+    def __init__(
+        self,
+        service: Service,
+        served: Served,
+        session: bytes,
+        reply: Callable[[Reply | Exception], None],
+    ) -> None:
+        self.service, self.served = service, served
+        self.open = 0  # samples that wait for the model
+        self._session, self._reply = session, reply
+        self._begun = self._replied = self._acked = self._rejected = 0
+        self._partial: dict[int, dict[int, Packet]] = {}
+        self._settled: OrderedDict[int, None] = OrderedDict()  # answered or on their way
+        served.conversations += 1
 
     def close(self) -> None:
-        """Say that the stream has ended."""
+        """The stream has ended."""
         self.served.conversations -= 1
         self._partial.clear()
 
     def welcome(self) -> bytes:
         """The reply to hello."""
-        return packet.pack_reply(Welcome(version=packet.VERSION, window=self.window))
+        return packet.pack_welcome(self.service.limits.window)
 
-    def receive(self, raw: bytes) -> asyncio.Future[bytes] | bytes | None:
-        """A reply, now or later; None where more steps have to come first.
+    def receive(self, raw: bytes) -> int:
+        """Take one message and return how many packets it held.
 
-        A damaged packet gets a rejection, so that the client sends that sample again. Raises
-        PacketError after too many of them, WindowError where the client passes its credit, and
-        OverloadError where the server has no room.
+        Raises PacketError for bytes that are none and after too many damaged packets, WindowError
+        where the client passes its credit, OverloadError where the server has no room.
         """
         arrived = time.perf_counter()
         message = packet.parse(raw)
-        try:
-            received = packet.checked(message, self.served.digest)
-            whole = self._assemble(received)
-        except PacketError as error:
-            return self._reject(message.sample, error)
-        if whole is None:
-            return None
-        mark = _mark(whole)
-        sample = received.sample
-        self._settle(sample)
-        known = self.service.recall(self.served, self.session, sample, mark)
-        if known is not None:
-            self._replied += 1
-            return packet.pack_reply(known)
-        parts = tuple(Part(part.step, part.codec, part.payload) for part in whole)
-        return self._answer_later(sample, parts, mark, arrived)
-
-    def _assemble(self, received: Packet) -> tuple[Packet, ...] | None:
-        steps = self.served.manifest.steps
-        if received.step > steps:
-            raise PacketError(f"packet: step {received.step} of a sample with {steps} steps")
-        self._acknowledge(received.acked)
-        if received.step != 0 and received.sample in self._settled:
-            return None  # a late copy of a step whose sample is answered or on its way
-        if received.step == 0 or received.sample not in self._partial:
-            self._spend()
-        if received.step == 0:
-            return (received,)
-        have = self._partial.setdefault(received.sample, {})
-        have[received.step] = received
-        if len(have) < steps:
-            return None
-        del self._partial[received.sample]
-        return tuple(have[step] for step in range(1, steps + 1))
+        self._acknowledge(message.acked)
+        payload_bits = 0
+        for one in message.packets:
+            payload_bits += 8 * len(one.payload)
+            try:
+                received = packet.checked(one, self.served.digest)
+                whole = self._assemble(received)
+            except PacketError as error:
+                self._reject(one.sample, error)
+            else:
+                if whole:
+                    self._begin(received.sample, whole, arrived)
+        count = len(message.packets)
+        self.service.metrics.received(self.served.name, count, payload_bits, len(raw))
+        return count
 
     def _acknowledge(self, acked: int) -> None:
         if acked:
             if not self._acked <= acked <= self._replied:
-                raise PacketError(f"packet: {acked} answers acknowledged of {self._replied} given")
+                raise PacketError(f"{acked} replies acknowledged of {self._replied} given")
             self._acked = acked
 
     def _spend(self) -> None:
         # Twice the window: copies that the network made cost credit that the client never spent.
-        self._received += 1
-        if self._received - self._acked > 2 * self.window:
+        self._begun += 1
+        if self._begun - self._acked > 2 * self.service.limits.window:
             raise WindowError(
-                f"more than {self.window} samples in flight; wait for answers and acknowledge them"
+                f"more than {self.service.limits.window} samples in flight; wait for answers "
+                "and acknowledge them"
             )
 
-    def _settle(self, sample: int) -> None:
-        self._settled[sample] = None
-        while len(self._settled) > 4 * self.window:
-            self._settled.popitem(last=False)
+    def _assemble(self, received: Packet) -> tuple[Packet, ...]:
+        if received.step > self.served.steps:
+            raise PacketError(f"step {received.step} of a sample with {self.served.steps} steps")
+        if received.step == 0:
+            self._spend()
+            return (received,)
+        if received.sample in self._settled:
+            return ()  # a late copy of a step whose sample is answered or on its way
+        if received.sample not in self._partial:
+            self._spend()
+        have = self._partial.setdefault(received.sample, {})
+        have[received.step] = received
+        if len(have) < self.served.steps:
+            return ()
+        del self._partial[received.sample]
+        return tuple(have[step] for step in range(1, self.served.steps + 1))
 
-    def _reject(self, sample: int, error: Exception) -> bytes:
+    def _reject(self, sample: int, error: Exception) -> None:
         self._spend()
-        self._replied += 1
         self._rejected += 1
-        if self._rejected > MAX_REJECTED:
+        self.service.metrics.failed("damaged_packet")
+        if self._rejected > self.service.limits.rejected:
             raise PacketError(f"{self._rejected} damaged packets in one stream; the last: {error}")
-        return packet.pack_reply(Rejected(sample=sample, reason=str(error)))
+        self._say(Rejected(sample=sample, reason=str(error)))
 
-    def _answer_later(
-        self, sample: int, parts: Parts, mark: int, arrived: float
-    ) -> asyncio.Future[bytes]:
-        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def _say(self, reply: Reply) -> None:
+        self._replied += 1
+        self._reply(reply)
+
+    def _begin(self, sample: int, whole: tuple[Packet, ...], arrived: float) -> None:
+        mark = _mark(whole)
+        known = self.service.recall(self.served, self._session, sample, mark)
+        if known is None:
+            future = self.served.batcher.submit(_parts(whole))
+            self.open += 1
+        self._settled[sample] = None
+        while len(self._settled) > 4 * self.service.limits.window:
+            self._settled.popitem(last=False)
+        if known is not None:
+            self._say(known)
+            return
 
         def done(result: asyncio.Future[Result]) -> None:
-            if reply.done():
-                return
+            self.open -= 1
             if result.cancelled():
-                reply.cancel()
-            elif (error := result.exception()) is not None:
-                reply.set_exception(error)
+                return
+            error = result.exception()
+            if isinstance(error, Exception):
+                self._reply(error)
             elif isinstance(scores := result.result(), CodecError):
-                self._replied += 1
                 self._settled.pop(sample, None)
-                reply.set_result(packet.pack_reply(Rejected(sample=sample, reason=str(scores))))
+                self.service.metrics.failed("payload")
+                self._say(Rejected(sample=sample, reason=str(scores)))
             else:
-                self._replied += 1
-                given = answer(sample, scores, arrived)
-                self.service.remember(self.served, self.session, mark, given)
-                reply.set_result(packet.pack_reply(given))
+                self._say(
+                    self.service.answer(self.served, self._session, sample, mark, scores, arrived)
+                )
 
-        self.served.batcher.submit(parts).add_done_callback(done)
-        return reply
-
-
-__all__ = ["Conversation", "OverloadError", "RefusedError", "Served", "Service", "WindowError"]
+        future.add_done_callback(done)

@@ -35,6 +35,7 @@ class TailEngine:
         self._weights = {
             id(current.synapse): _weight(current.synapse, tail.graph.shapes[current.source])
             for _, current in tail.graph.currents()
+            if not isinstance(current.synapse, Identity)
         }
         widest = max(int(np.prod(shape)) for shape in tail.graph.shapes.values())
         self._chunk = max(1, CHUNK_BYTES // (4 * widest * steps))
@@ -99,11 +100,9 @@ class TailEngine:
         return drive_mhwc.permute(0, 3, 1, 2)
 
 
-def _weight(synapse: Synapse, source: Shape) -> torch.Tensor | None:
+def _weight(synapse: Synapse, source: Shape) -> torch.Tensor:
     """The weights as float32, laid out for channels-last activations."""
     match synapse:
-        case Identity():
-            return None
         case Conv(weight_oihw=weight) | ConvTranspose(weight_iohw=weight):
             tensor = torch.from_numpy(weight.astype(np.float32))
             return tensor.contiguous(memory_format=torch.channels_last)
@@ -114,7 +113,7 @@ def _weight(synapse: Synapse, source: Shape) -> torch.Tensor | None:
             raise GraphError(f"tail: no way to run {type(synapse).__name__} with delays")
 
 
-def _sums(synapse: Synapse, source: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+def _sums(synapse: Synapse, source: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     match synapse:
         case Conv(stride=stride, padding=padding, dilation=dilation, groups=groups):
             return functional.conv2d(source, weight, None, stride, padding, dilation, groups)

@@ -1,7 +1,8 @@
 """What travels: hello once a stream, then one small envelope around each payload.
 
-    ToCloud   hello(version, bundle digest, session)  |  sample, step, codec, checksum, payload
-    ToEdge    welcome(version, window)                |  answer  |  rejected
+    ToCloud   hello(version, bundle digest, session)  |  packets(sample, step, codec, checksum,
+                                                         payload), replies read so far
+    ToEdge    welcome(version, window)                |  answers, rejections
 
 Version, bundle digest and shape never change within a stream: the digest is said at hello and the
 shape follows from the bundle. The checksum covers all of it, so a packet that reaches the wrong
@@ -12,40 +13,40 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
+from splitcore import wire_pb2 as wire
 from splitcore.errors import PacketError
-from splitcore.wire_pb2 import Answer, ClassifyRequest, Hello, Rejected, ToCloud, ToEdge, Welcome
 
 VERSION = 1
 DIGEST_BYTES = 32
 SESSION_BYTES = 16
-MAX_SAMPLE = (1 << 48) - 1  # seven bytes of varint: keeps an envelope within MAX_ENVELOPE_BYTES
+MAX_SAMPLE = (1 << 35) - 1  # five bytes of varint: keeps an envelope within MAX_ENVELOPE_BYTES
 MAX_STEP = 1024  # as in a manifest
 MAX_CODEC = 127
-MAX_PAYLOAD_BYTES = 1 << 20
-MAX_ENVELOPE_BYTES = 24  # of one packet without an acknowledgement; tested at the largest values
+MAX_PAYLOAD_BYTES = 1 << 22
+MAX_ENVELOPE_BYTES = 24  # a packet's size in a ToCloud, less its payload
 
 CLASSIFY = "/spikebottlenet.v1.Cloud/Classify"
 STREAM = "/spikebottlenet.v1.Cloud/Stream"
+PUSHBACK = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to come again
 
 _CHECKED = struct.Struct("<I32sQIB")
+_Message = TypeVar("_Message", bound=Message)
 
 
 @dataclass(frozen=True)
 class Packet:
-    """One payload with its envelope: step 0 is the whole sample, k = 1 … T one time step of it.
-
-    acked counts the answers read so far in this stream, 0 where the packet does not say.
-    """
+    """One payload with its envelope: step 0 is the whole sample, k = 1 … T one time step of it."""
 
     sample: int
     step: int
     codec: int
     payload: bytes
-    acked: int = 0
 
     def __post_init__(self) -> None:
         for name, value, limit in (
@@ -79,45 +80,49 @@ def checksum(packet: Packet, digest: bytes) -> int:
     return zlib.crc32(packet.payload, zlib.crc32(head))
 
 
-def message(packet: Packet, digest: bytes) -> ToCloud:
-    """The packet as its protobuf message, with its checksum."""
-    return ToCloud(
+def _envelope(packet: Packet, digest: bytes) -> wire.Packet:
+    return wire.Packet(
         sample=packet.sample,
         step=packet.step,
         codec=packet.codec,
         checksum=checksum(packet, digest),
         payload=packet.payload,
-        acked=packet.acked,
     )
 
 
-def pack(packet: Packet, digest: bytes) -> bytes:
-    """The packet's bytes for a stream whose hello named this bundle digest."""
-    return message(packet, digest).SerializeToString()
+def _hello(greeting: Greeting) -> wire.Hello:
+    return wire.Hello(version=greeting.version, bundle=greeting.digest, session=greeting.session)
 
 
-def unpack(raw: bytes, digest: bytes) -> Packet:
-    """The inverse of `pack`. Raises PacketError where one bit is not as it was sent."""
-    return checked(parse(raw), digest)
-
-
-def parse(raw: bytes) -> ToCloud:
-    """Bytes of a stream as hello or packet, nothing checked but that they are protobuf."""
-    received = ToCloud()
+def _parse(kind: type[_Message], raw: bytes) -> _Message:
+    message = kind()
     try:
-        received.ParseFromString(raw)
+        message.ParseFromString(raw)
     except DecodeError:
-        raise PacketError("packet: no protobuf message of ours") from None
+        raise PacketError(f"{kind.DESCRIPTOR.name}: {len(raw)} bytes that are none") from None
+    return message
+
+
+def pack(packets: Sequence[Packet], digest: bytes, acked: int = 0) -> bytes:
+    """Packets as one message for a stream whose hello named this bundle digest.
+
+    acked: replies read so far in this stream, 0 where nothing is said of it.
+    """
+    envelopes = [_envelope(packet, digest) for packet in packets]
+    return wire.ToCloud(packets=envelopes, acked=acked).SerializeToString()
+
+
+def parse(raw: bytes) -> wire.ToCloud:
+    """A message of a stream, not yet checked. Raises PacketError for bytes that are none."""
+    received = _parse(wire.ToCloud, raw)
+    if received.HasField("hello"):
+        raise PacketError("packet: expected packets, got a second hello")
     return received
 
 
-def checked(received: ToCloud, digest: bytes) -> Packet:
-    """The packet in a parsed message. Raises PacketError where its checksum does not fit."""
-    if received.HasField("hello"):
-        raise PacketError("packet: expected a packet, got a second hello")
-    packet = Packet(
-        received.sample, received.step, received.codec, received.payload, received.acked
-    )
+def checked(received: wire.Packet, digest: bytes) -> Packet:
+    """A received packet. Raises PacketError where one bit is not as it was sent."""
+    packet = Packet(received.sample, received.step, received.codec, received.payload)
     if checksum(packet, digest) != received.checksum:
         raise PacketError(
             f"packet of sample {packet.sample}: wrong checksum; damaged, or of another bundle"
@@ -125,25 +130,26 @@ def checked(received: ToCloud, digest: bytes) -> Packet:
     return packet
 
 
+def unpack(raw: bytes, digest: bytes) -> tuple[list[Packet], int]:
+    """The inverse of `pack`: packets and acked. Raises PacketError where any of it is damaged."""
+    received = parse(raw)
+    return [checked(one, digest) for one in received.packets], received.acked
+
+
 def pack_hello(greeting: Greeting) -> bytes:
     """The first message of a stream."""
-    return ToCloud(hello=_hello(greeting)).SerializeToString()
-
-
-def _hello(greeting: Greeting) -> Hello:
-    return Hello(version=greeting.version, bundle=greeting.digest, session=greeting.session)
+    return wire.ToCloud(hello=_hello(greeting)).SerializeToString()
 
 
 def unpack_hello(raw: bytes) -> Greeting:
     """The inverse of `pack_hello`. Raises PacketError on anything but a hello of this version."""
-    received = parse(raw)
-    if not received.HasField("hello"):
-        raise PacketError("hello: expected hello before the first packet")
-    return greeting(received.hello)
+    received = _parse(wire.ToCloud, raw)
+    if not received.HasField("hello") or received.packets:
+        raise PacketError("hello: expected hello alone, before the first packet")
+    return _greeting(received.hello)
 
 
-def greeting(hello: Hello) -> Greeting:
-    """A received hello, checked. Raises PacketError on another version first."""
+def _greeting(hello: wire.Hello) -> Greeting:
     if hello.version != VERSION:
         raise PacketError(
             f"hello: this side speaks version {VERSION}, the other version {hello.version}; "
@@ -154,42 +160,40 @@ def greeting(hello: Hello) -> Greeting:
 
 def pack_request(packet: Packet, greeting: Greeting) -> bytes:
     """A whole unary request: hello and one packet."""
-    request = ClassifyRequest(hello=_hello(greeting), packet=message(packet, greeting.digest))
-    return request.SerializeToString()
+    envelope = _envelope(packet, greeting.digest)
+    return wire.ClassifyRequest(hello=_hello(greeting), packet=envelope).SerializeToString()
 
 
 def unpack_request(raw: bytes) -> tuple[Greeting, Packet]:
-    """The inverse of `pack_request`."""
-    request = ClassifyRequest()
-    try:
-        request.ParseFromString(raw)
-    except DecodeError:
-        raise PacketError("request: no protobuf message of ours") from None
-    hello = greeting(request.hello)
-    return hello, checked(request.packet, hello.digest)
+    """The inverse of `pack_request`. Raises PacketError."""
+    request = _parse(wire.ClassifyRequest, raw)
+    greeting = _greeting(request.hello)
+    return greeting, checked(request.packet, greeting.digest)
 
 
-def pack_reply(reply: Welcome | Answer | Rejected) -> bytes:
-    """What the cloud says in a stream."""
-    match reply:
-        case Welcome():
-            return ToEdge(welcome=reply).SerializeToString()
-        case Answer():
-            return ToEdge(answer=reply).SerializeToString()
-        case Rejected():
-            return ToEdge(rejected=reply).SerializeToString()
-        case _:
-            raise PacketError(f"reply: no such kind {type(reply).__name__}")
+def pack_welcome(window: int) -> bytes:
+    """The reply to hello."""
+    return wire.ToEdge(welcome=wire.Welcome(version=VERSION, window=window)).SerializeToString()
 
 
-def unpack_reply(raw: bytes) -> Welcome | Answer | Rejected:
-    """The inverse of `pack_reply`. Raises PacketError on anything else."""
-    received = ToEdge()
-    try:
-        received.ParseFromString(raw)
-    except DecodeError:
-        raise PacketError("reply: no protobuf message of ours") from None
-    kind = received.WhichOneof("kind")
-    if kind is None:
-        raise PacketError("reply: empty, or of a newer version")
-    return getattr(received, kind)
+def pack_replies(replies: Sequence[wire.Answer | wire.Rejected]) -> bytes:
+    """Answers and rejections as one message."""
+    answers = [reply for reply in replies if isinstance(reply, wire.Answer)]
+    rejected = [reply for reply in replies if isinstance(reply, wire.Rejected)]
+    return wire.ToEdge(answers=answers, rejected=rejected).SerializeToString()
+
+
+def unpack_reply(raw: bytes) -> wire.ToEdge:
+    """The inverse of `pack_welcome` and `pack_replies`. Raises PacketError."""
+    received = _parse(wire.ToEdge, raw)
+    if received.HasField("welcome") and received.welcome.version != VERSION:
+        raise PacketError(
+            f"welcome: this side speaks version {VERSION}, the server version "
+            f"{received.welcome.version}; install the same release on both"
+        )
+    return received
+
+
+def unpack_answer(raw: bytes) -> wire.Answer:
+    """The answer to a unary request. Raises PacketError."""
+    return _parse(wire.Answer, raw)

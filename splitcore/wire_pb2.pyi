@@ -16,31 +16,37 @@ class Hello(_message.Message):
     session: bytes
     def __init__(self, version: _Optional[int] = ..., bundle: _Optional[bytes] = ..., session: _Optional[bytes] = ...) -> None: ...
 
-class ToCloud(_message.Message):
-    __slots__ = ("hello", "sample", "step", "codec", "checksum", "payload", "acked")
-    HELLO_FIELD_NUMBER: _ClassVar[int]
+class Packet(_message.Message):
+    __slots__ = ("sample", "step", "codec", "checksum", "payload")
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
-    ACKED_FIELD_NUMBER: _ClassVar[int]
-    hello: Hello
     sample: int
     step: int
     codec: int
     checksum: int
     payload: bytes
+    def __init__(self, sample: _Optional[int] = ..., step: _Optional[int] = ..., codec: _Optional[int] = ..., checksum: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class ToCloud(_message.Message):
+    __slots__ = ("hello", "packets", "acked")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    PACKETS_FIELD_NUMBER: _ClassVar[int]
+    ACKED_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    packets: _containers.RepeatedCompositeFieldContainer[Packet]
     acked: int
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., sample: _Optional[int] = ..., step: _Optional[int] = ..., codec: _Optional[int] = ..., checksum: _Optional[int] = ..., payload: _Optional[bytes] = ..., acked: _Optional[int] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., packets: _Optional[_Iterable[_Union[Packet, _Mapping]]] = ..., acked: _Optional[int] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("hello", "packet")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PACKET_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
-    packet: ToCloud
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., packet: _Optional[_Union[ToCloud, _Mapping]] = ...) -> None: ...
+    packet: Packet
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., packet: _Optional[_Union[Packet, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("version", "window")
@@ -71,11 +77,11 @@ class Rejected(_message.Message):
     def __init__(self, sample: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ToEdge(_message.Message):
-    __slots__ = ("welcome", "answer", "rejected")
+    __slots__ = ("welcome", "answers", "rejected")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
-    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
-    answer: Answer
-    rejected: Rejected
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., rejected: _Optional[_Union[Rejected, _Mapping]] = ...) -> None: ...
+    answers: _containers.RepeatedCompositeFieldContainer[Answer]
+    rejected: _containers.RepeatedCompositeFieldContainer[Rejected]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., answers: _Optional[_Iterable[_Union[Answer, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[Rejected, _Mapping]]] = ...) -> None: ...

@@ -95,10 +95,14 @@ def make_bundle(out: Path, seed: int = 0, name: str = "tiny") -> Bundle:
         )
 
     probe = Probe(np.zeros((8, 1, 8, 8), np.uint8), code, scores, scores.argmax(axis=1))
+
+    def no_edge(path: Path) -> None:
+        path.write_bytes(b"no edge here")
+
     return write_bundle(
         out,
         describe,
-        lambda path: path.write_bytes(b"no edge here"),
+        no_edge,
         lambda path: tails.save(tail, path),
         probe,
     )

@@ -1,0 +1,100 @@
+"""The bundle folders a server was given: open them, serve them, notice new versions of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_server.batching import Batcher, BatchLimits
+from cloud_server.replicas import Replicas
+from cloud_server.service import Served, Service
+from splitcore import spikes
+from splitcore.bundle import MANIFEST, Bundle, open_bundle
+from splitcore.errors import InputError, UsageError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Folder:
+    path: Path
+    seen: tuple[int, int] = (0, 0)  # inode and mtime of the manifest that was looked at last
+
+
+class Catalogue:
+    """Publishes the bundles of its folders to a Service, and new versions as they appear."""
+
+    def __init__(
+        self, paths: list[Path], service: Service, replicas: Replicas, limits: BatchLimits
+    ) -> None:
+        if not paths:
+            raise UsageError("serve: expected at least one bundle")
+        self._folders = [_Folder(path) for path in paths]
+        self._service, self._replicas, self._limits = service, replicas, limits
+        self._retired: list[Served] = []
+
+    def open(self) -> list[Bundle]:
+        """Open every folder. Raises BundleError, and UsageError for two bundles of one name."""
+        bundles = []
+        for folder in self._folders:
+            folder.seen = _stamp(folder.path)
+            bundles.append(open_bundle(folder.path))
+        names = [bundle.manifest.name for bundle in bundles]
+        if len(set(names)) != len(names):
+            raise UsageError(f"serve: two of the bundles have one name ({', '.join(names)})")
+        return bundles
+
+    async def publish(self, bundle: Bundle) -> None:
+        """Load a bundle and serve it to new streams."""
+        engine = await self._replicas.load(bundle)
+        batcher = Batcher(engine, self._limits, self._service.metrics.batch)
+        digest = bytes.fromhex(bundle.digest)
+        self._retired += self._service.publish(bundle.manifest, digest, batcher)
+        log.info(
+            "bundle in service", extra={"bundle": bundle.manifest.name, "digest": bundle.digest}
+        )
+
+    async def watch(self, every_s: float) -> None:
+        """For ever: publish new versions, forget old ones that no stream uses any more."""
+        while True:
+            await asyncio.sleep(every_s)
+            for folder in self._folders:
+                await self._look(folder)
+            for served in [old for old in self._retired if not old.conversations]:
+                if served.batcher.idle:
+                    self._retired.remove(served)
+                    await self._replicas.unload(served.digest.hex())
+                    log.info("bundle forgotten", extra={"bundle": served.name})
+
+    async def _look(self, folder: _Folder) -> None:
+        stamp = _stamp(folder.path)
+        if stamp in (folder.seen, (0, 0)):  # (0, 0): the folder is being replaced right now
+            return
+        folder.seen = stamp
+        try:
+            bundle = await asyncio.to_thread(open_bundle, folder.path)
+            if bytes.fromhex(bundle.digest) not in {old.digest for old in self._service.served}:
+                await self.publish(bundle)
+        except InputError as error:  # the version in service goes on
+            log.error("new bundle refused", extra={"path": str(folder.path), "why": str(error)})
+
+    @property
+    def backlog(self) -> int:
+        """Samples that wait, of all bundles."""
+        return sum(served.batcher.backlog for served in (*self._service.served, *self._retired))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = (path / MANIFEST).stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def message_limit(bundles: list[Bundle]) -> int:
+    """Bytes of the largest message worth reading: an uplink fills 32 KiB, then adds one packet."""
+    largest = max(spikes.packed_size(bundle.manifest.spike_shape) for bundle in bundles)
+    return (64 << 10) + 2 * largest

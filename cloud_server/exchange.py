@@ -1,0 +1,109 @@
+"""One stream on its socket: reads messages, writes replies, ends when it should."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+
+from cloud_server.security import Rates, peer_host
+from cloud_server.service import Conversation, Reply, Service
+from splitcore import packet
+from splitcore.errors import PacketError
+
+MAX_REPLIES = 256  # in one message
+
+
+class DrainingError(Exception):
+    """The server is going away; the client should look for it again soon."""
+
+
+class Exchange:
+    """Joins a Conversation to the stream of a gRPC context.
+
+    Replies that are ready together leave in one message. Reading pauses while the model's queue is
+    full or the peer is over its rate, so that a fast client is slowed down and not refused.
+    """
+
+    def __init__(
+        self, service: Service, context: grpc.aio.ServicerContext, rates: Rates | None
+    ) -> None:
+        self.last_active = time.monotonic()
+        self._service, self._context, self._rates = service, context, rates
+        self._replies: list[Reply] = []
+        self._ended: Exception | None = None
+        self._no_more = False
+        self._changed = asyncio.Event()
+        self._conversation: Conversation | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def run(self, hello_s: float) -> Exception | None:
+        """Serve the stream to its end; returns what it ended with, if not with the client's will.
+
+        Raises PacketError or RefusedError for its hello.
+        """
+        try:
+            raw_hello = await asyncio.wait_for(self._context.read(), hello_s)
+        except asyncio.TimeoutError:
+            raise PacketError(f"hello: none came within {hello_s:g} s") from None
+        if raw_hello is grpc.aio.EOF:
+            return None
+        conversation = self._service.greet(raw_hello, self._reply)
+        self._conversation = conversation
+        self._reader = asyncio.ensure_future(self._read(conversation))
+        try:
+            await self._context.write(conversation.welcome())
+            return await self._write(conversation)
+        finally:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            conversation.close()
+
+    def drain(self) -> None:
+        """Take no more packets; end once the samples already taken are answered."""
+        if self._reader is not None:
+            self._reader.cancel()
+        self._ended = self._ended or DrainingError("the server is being stopped")
+        self._changed.set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether samples of this stream wait for the model."""
+        return self._conversation is not None and self._conversation.open > 0
+
+    def _reply(self, reply: Reply | Exception) -> None:
+        if isinstance(reply, Exception):
+            self._ended = reply
+        else:
+            self._replies.append(reply)
+        self._changed.set()
+
+    async def _read(self, conversation: Conversation) -> None:
+        peer = peer_host(self._context.peer())
+        try:
+            while (raw := await self._context.read()) is not grpc.aio.EOF:
+                self.last_active = time.monotonic()
+                packets = conversation.receive(raw)
+                if self._rates is not None:
+                    await asyncio.sleep(self._rates.wait_s(peer, packets))
+                await conversation.served.batcher.room()
+        except Exception as error:  # the writer tells the client and ends the stream
+            self._ended = error
+        self._no_more = True
+        self._changed.set()
+
+    async def _write(self, conversation: Conversation) -> Exception | None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._replies:
+                ready, self._replies = self._replies[:MAX_REPLIES], self._replies[MAX_REPLIES:]
+                await self._context.write(packet.pack_replies(ready))
+                self.last_active = time.monotonic()
+            if self._replies:
+                continue
+            if self._ended is not None and not isinstance(self._ended, DrainingError):
+                return self._ended
+            if conversation.open == 0 and (self._no_more or self._ended is not None):
+                return self._ended

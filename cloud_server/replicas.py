@@ -1,0 +1,77 @@
+"""Where batches are computed: threads of this process, or (`ray_replicas`) Ray Serve replicas."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from cloud_server.batching import Engine
+from cloud_server.predict import Parts, Predictor, Result
+from cloud_server.tail import TailEngine
+from splitcore import tail
+from splitcore.bundle import Bundle
+from splitcore.codec.context import CodeContext
+from splitcore.errors import BundleError
+
+
+def load_predictor(bundle: Bundle) -> Predictor:
+    """The decoder and tail of a bundle, warm. Raises BundleError or OverflowBoundError."""
+    manifest = bundle.manifest
+    engine = TailEngine(tail.load(bundle.cloud_path), manifest.steps)
+    if engine.tail.graph.input.shape != manifest.code_shape:
+        raise BundleError(
+            f"{bundle.cloud_path}: expected an input of shape {manifest.code_shape}, "
+            f"got {engine.tail.graph.input.shape}"
+        )
+    predictor = Predictor(CodeContext(manifest.spike_shape, manifest.code_rates), engine)
+    predictor.warm()
+    return predictor
+
+
+class Replicas(ABC):
+    """Loads bundles and computes their batches. slots: batches that may run at once."""
+
+    slots: int
+
+    @abstractmethod
+    async def load(self, bundle: Bundle) -> Engine:
+        """Make a bundle ready. Raises BundleError or OverflowBoundError."""
+
+    @abstractmethod
+    async def unload(self, digest: str) -> None:
+        """Forget a bundle that nobody uses any more."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what runs and let go of everything."""
+
+
+class LocalReplicas(Replicas):
+    """Threads of this process: each batch on one core, as many at once as there are threads."""
+
+    def __init__(self, threads: int) -> None:
+        self.slots = threads
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="tail", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    async def load(self, bundle: Bundle) -> Engine:
+        """See Replicas."""
+        loop = asyncio.get_running_loop()
+        predictor = await loop.run_in_executor(self._pool, load_predictor, bundle)
+
+        async def engine(samples: Sequence[Parts]) -> list[Result]:
+            return await loop.run_in_executor(self._pool, predictor, samples)
+
+        return engine
+
+    async def unload(self, digest: str) -> None:
+        """Nothing to do: a bundle goes with the last reference to its engine."""
+
+    async def close(self) -> None:
+        """See Replicas."""
+        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
