@@ -48,11 +48,11 @@ def saved(graph: Graph, tmp_path: Path) -> Path:
 
 
 def chain(*synapses, shape=(2, 4, 5), **options) -> Graph:
-    layers, source = [], "input"
+    layers, source, now = [], "input", shape
     for index, synapse in enumerate(synapses):
-        shape_now = synapse.output_shape(shape if not layers else shapes)
-        layers.append(lif(f"l{index}", Current(source, synapse), channels=shape_now[0], **options))
-        shapes, source = shape_now, f"l{index}"
+        now = synapse.output_shape(now)
+        layers.append(lif(f"l{index}", Current(source, synapse), channels=now[0], **options))
+        source = f"l{index}"
     return Graph(Input(shape), tuple(layers))
 
 
