@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.batching import OverloadError
@@ -62,7 +61,7 @@ class Endpoint:
         self._ready = False
         self._streams: set[Exchange] = set()
         self._rates = Rates(limits.packets_per_s) if limits.packets_per_s else None
-        self._health = health_aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._server = grpc.aio.server(
             interceptors=interceptors,
             options=(

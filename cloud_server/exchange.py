@@ -12,6 +12,7 @@ from cloud_server.service import Conversation, Reply, Service
 from splitcore import packet
 from splitcore.errors import PacketError
 
+END = grpc.aio.EOF  # pyright: ignore[reportAttributeAccessIssue]  its stubs have forgotten it
 MAX_REPLIES = 256  # in one message
 
 
@@ -47,7 +48,7 @@ class Exchange:
             raw_hello = await asyncio.wait_for(self._context.read(), hello_s)
         except asyncio.TimeoutError:
             raise PacketError(f"hello: none came within {hello_s:g} s") from None
-        if raw_hello is grpc.aio.EOF:
+        if raw_hello is END:
             return None
         conversation = self._service.greet(raw_hello, self._reply)
         self._conversation = conversation
@@ -82,7 +83,7 @@ class Exchange:
     async def _read(self, conversation: Conversation) -> None:
         peer = peer_host(self._context.peer())
         try:
-            while (raw := await self._context.read()) is not grpc.aio.EOF:
+            while (raw := await self._context.read()) is not END:
                 self.last_active = time.monotonic()
                 packets = conversation.receive(raw)
                 if self._rates is not None:
