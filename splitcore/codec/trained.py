@@ -143,3 +143,28 @@ def _decode(spikes, first, bias, now, before, older, table, data):
                     spikes[t, y, x, c] = bit
                     if bit:
                         _spread(odds, now, phase, y, x, c)
+
+
+def code_length(spikes_tchw: np.ndarray, model: ContextModel) -> float:
+    """-log2 P(spikes) under the model, with the probabilities that the coder uses."""
+    bits_of = -np.log2(probability_table() / (1 << range_coder.PROBABILITY_BITS))
+    return float(_length(_channels_last(spikes_tchw), *_arrays(model), bits_of))
+
+
+@numba.njit(cache=True)
+def _length(spikes, bias, now, before, older, bits_of):
+    total = 0.0
+    steps, height, width, channels = spikes.shape
+    odds = np.empty((height, width, channels), dtype=np.int32)
+    for t in range(steps):
+        _begin(spikes, t, bias, before, older, odds)
+        phase = min(t, len(bias) - 1)
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    bit = spikes[t, y, x, c]
+                    # P(silence) = 1 - P(spike) is the table at the mirrored log-odds
+                    total += _probability(odds[y, x, c] if bit else -odds[y, x, c], bits_of)
+                    if bit:
+                        _spread(odds, now, phase, y, x, c)
+    return total
