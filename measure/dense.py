@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -109,9 +109,15 @@ def break_even(
     twin = dense_energy(graph, dense)
     now = rate_times_steps(graph, counts)
 
+    @cache
+    def spiking_pj(activity: float) -> dict[str, float]:
+        result = energy(
+            graph, counts, spiking, steps, input_events, activity=activity, mean_only=True
+        )
+        return result.mean_pj()
+
     def excess_pj(accounting: str, dense_pj: float, activity: float) -> float:
-        result = energy(graph, counts, spiking, steps, input_events, activity=activity)
-        return result.mean_pj()[accounting] - dense_pj
+        return spiking_pj(activity)[accounting] - dense_pj
 
     found = []
     for accounting, dense_pj in (("op_only", twin.op_only_pj), ("full", twin.full_pj)):
@@ -120,7 +126,7 @@ def break_even(
         if now > 0 and excess(0.0) < 0:
             every_step = steps / now
             rate = now * (every_step if excess(every_step) < 0 else _root(excess, every_step))
-        ratio = dense_pj / (excess(1.0) + dense_pj)
+        ratio = dense_pj / spiking_pj(1.0)[accounting]
         found.append(BreakEven(accounting, dense.name, ratio, rate))
     return found[0], found[1]
 

@@ -171,6 +171,7 @@ def energy(
     input_events: np.ndarray | None = None,
     active: Active = "most",
     activity: float = 1.0,
+    mean_only: bool = False,
 ) -> EnergyResult:
     """Both accountings of what `counts` (N, L) says has happened in `steps` time steps.
 
@@ -180,13 +181,14 @@ def energy(
     a neuron, so "most" takes as many as operations reached its layer, "fired" only as many as
     spiked, "all" every one.
     activity: multiplies every spike and what follows from it, for break-even studies.
+    mean_only: the result has one row, the mean of the samples; the same means, in less time.
     """
     names = tuple(layer.name for layer in graph.layers)
     if tuple(counts.layers) != names:
         raise DataError(f"counts: expected layers {names}, got {tuple(counts.layers)}")
     if not len(counts):
         raise DataError("counts: expected at least one sample")
-    model = _Model(graph, counts, profile, steps, input_events, active, activity)
+    model = _Model(graph, counts, profile, steps, input_events, active, activity, mean_only)
     return EnergyResult(profile.name, names, steps, model.terms())
 
 
@@ -202,6 +204,7 @@ class _Model:
         input_events: np.ndarray | None,
         active: Active,
         activity: float,
+        mean_only: bool,
     ) -> None:
         self.graph, self.profile, self.steps = graph, profile, steps
         self.spikes = counts.spikes * activity
@@ -224,6 +227,10 @@ class _Model:
         self.input_events = (
             dense_events if input_events is None else np.asarray(input_events)
         ).astype(np.float64)
+        if mean_only:  # every term is linear in these
+            for name in ("spikes", "synops", "macs", "updates", "relays", "operations", "active"):
+                setattr(self, name, getattr(self, name).mean(axis=0, keepdims=True))
+            self.input_events = self.input_events.mean(keepdims=True)
 
     def terms(self) -> tuple[Term, ...]:
         """Every term, in the order of the assumptions table."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from measure.counts import Counts
-from measure.energy import energy
+from measure.energy import Active, energy
 from measure.profile import Profile
 from splitcore.graph import Graph
 
@@ -40,43 +39,43 @@ def tornado(
 ) -> list[Swing]:
     """Swings of every figure that has a range and of every free choice, widest first."""
 
-    def mean_pj(**changes: object) -> float:
-        arguments: dict[str, object] = {"profile": profile, "input_events": input_events, **changes}
-        return energy(graph, counts, steps=steps, **arguments).mean_pj()[accounting]  # pyright: ignore[reportArgumentType]
+    def mean_pj(priced: Profile = profile, active: Active = "most") -> float:
+        result = energy(graph, counts, priced, steps, input_events, active, mean_only=True)
+        return result.mean_pj()[accounting]
 
     base = mean_pj()
-    swings = []
-
-    def add(
-        name: str, low_is: str, low: Callable[[], float], high_is: str, high: Callable[[], float]
-    ) -> None:
-        swings.append(Swing(name, low(), high(), base, low_is, high_is))
-
-    for name in profile.figures:
-        bounds = profile.bounds(name)
-        if bounds is None:
-            continue
-        low, high = bounds
-        add(
+    swings = [
+        Swing(
             name.replace("_", " "),
-            f"{low:g}",
-            lambda name=name, low=low: mean_pj(profile=profile.with_value(name, low)),
-            f"{high:g}",
-            lambda name=name, high=high: mean_pj(profile=profile.with_value(name, high)),
+            mean_pj(profile.with_value(name, bounds[0])),
+            mean_pj(profile.with_value(name, bounds[1])),
+            base,
+            f"{bounds[0]:g}",
+            f"{bounds[1]:g}",
         )
-    add(
-        "which neuron updates are active",
-        "those that fired",
-        lambda: mean_pj(active="fired"),
-        "all of them",
-        lambda: mean_pj(active="all"),
+        for name in profile.figures
+        if (bounds := profile.bounds(name)) is not None
+    ]
+    swings.append(
+        Swing(
+            "which neuron updates are active",
+            mean_pj(active="fired"),
+            mean_pj(active="all"),
+            base,
+            "those that fired",
+            "all of them",
+        )
     )
     if profile.memory is not None:
-        add(
-            "cost of every buffer",
-            "a tenth, as if most data were reused",
-            lambda: mean_pj(profile=profile.with_memory_scaled(0.1)),
-            "twice",
-            lambda: mean_pj(profile=profile.with_memory_scaled(2.0)),
+        swings.append(
+            Swing(
+                "cost of every buffer",
+                mean_pj(profile.with_memory_scaled(0.1)),
+                mean_pj(profile.with_memory_scaled(2.0)),
+                base,
+                "a tenth, as if most data were reused",
+                "twice",
+            )
         )
-    return sorted((s for s in swings if s.width_pj > 0), key=lambda s: -s.width_pj)
+    moving = [swing for swing in swings if swing.width_pj > 0]
+    return sorted(moving, key=lambda swing: -swing.width_pj)

@@ -22,6 +22,7 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "
 INK, LINE = "#1a1a1a", "#d9d9d9"
 FONT = '"Source Sans 3", "Segoe UI", "Helvetica Neue", Arial, sans-serif'
 MAX_CHANNELS = 16
+KINDS = ("split", "all edge", "all cloud")  # each keeps its colour and symbol everywhere
 
 # terms of the accounting, gathered into what a stacked bar can show
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -54,7 +55,7 @@ def styled(figure: go.Figure, height: int, barmode: str = "group") -> go.Figure:
         height=height,
         font={"family": FONT, "size": 14, "color": INK},
         margin={"l": 70, "r": 24, "t": 40, "b": 46},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         paper_bgcolor="white",
         plot_bgcolor="white",
         hoverlabel={"font": {"family": FONT}},
@@ -154,7 +155,7 @@ def rates(layers: Sequence[LayerRecord], steps: int) -> go.Figure:
     figure.update_layout(margin={"t": 10, "r": 80})
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(
-        title=f"neurons that fire in a step, % (mean over {steps} steps)", rangemode="tozero"
+        title_text=f"neurons that fire in a step, % (mean over {steps} steps)", rangemode="tozero"
     )
     return figure
 
@@ -177,7 +178,7 @@ def bits(labels: Sequence[str], values: Sequence[float]) -> go.Figure:
     figure.update_layout(margin={"t": 10, "r": 130})
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(
-        title="bits an image (logarithmic)", type="log", dtick=1, range=log_range(values)
+        title_text="bits an image (logarithmic)", type="log", dtick=1, range=log_range(values)
     )
     return figure
 
@@ -229,7 +230,7 @@ def energy_by_layer(record: ProfileRecord) -> go.Figure:
         margin={"t": 34, "r": 24}, legend={"y": -0.0, "yref": "container", "yanchor": "bottom"}
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(title=f"{unit} an image", rangemode="tozero")
+    figure.update_xaxes(title_text=f"{unit} an image", rangemode="tozero")
     return figure
 
 
@@ -263,8 +264,8 @@ def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> go.Fig
     cell = max(14, min(44, 620 // size))
     styled(figure, 110 + cell * size)
     figure.update_layout(margin={"t": 10, "r": 24})
-    figure.update_xaxes(title="predicted", type="category", showgrid=False)
-    figure.update_yaxes(title="true", type="category", autorange="reversed", showgrid=False)
+    figure.update_xaxes(title_text="predicted", type="category", showgrid=False)
+    figure.update_yaxes(title_text="true", type="category", autorange="reversed", showgrid=False)
     return figure
 
 
@@ -292,7 +293,7 @@ def tornado(record: ProfileRecord) -> go.Figure:
     figure.update_layout(margin={"t": 34, "r": 24})
     figure.add_vline(x=swings[0].base_pj / scale, line={"color": INK, "width": 1.5})
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(title=f"{unit} an image, full accounting", rangemode="tozero")
+    figure.update_xaxes(title_text=f"{unit} an image, full accounting", rangemode="tozero")
     return figure
 
 
@@ -305,7 +306,8 @@ def scatter(
 ) -> go.Figure:
     """Accuracy in per cent against a cost on a logarithmic axis, a named point each."""
     figure = go.Figure()
-    for index, kind in enumerate(dict.fromkeys(kinds)):
+    for kind in dict.fromkeys(kinds):
+        index = KINDS.index(kind)
         own = [place for place, other in enumerate(kinds) if other == kind]
         figure.add_trace(
             go.Scatter(
@@ -328,10 +330,10 @@ def scatter(
     low, high = min(accuracies), max(accuracies)
     room = 100 * max(high - low, 0.01)
     figure.update_yaxes(
-        title="accuracy, %", range=[100 * low - 0.2 * room, 100 * high + 0.3 * room]
+        title_text="accuracy, %", range=[100 * low - 0.2 * room, 100 * high + 0.3 * room]
     )
     edge = log_range(xs)
-    figure.update_xaxes(title=title, type="log", dtick=1, range=[edge[0], edge[1] + 0.4])
+    figure.update_xaxes(title_text=title, type="log", dtick=1, range=[edge[0], edge[1] + 0.4])
     return figure
 
 
@@ -355,7 +357,7 @@ def device_energy(
     styled(figure, 120 + 34 * len(names), barmode="stack")
     figure.update_layout(margin={"t": 34, "r": 24})
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(title=f"{unit} an image on the device, modelled", rangemode="tozero")
+    figure.update_xaxes(title_text=f"{unit} an image on the device, modelled", rangemode="tozero")
     return figure
 
 
@@ -384,11 +386,22 @@ def sweep(
     styled(figure, 460)
     for rate in crossings:
         figure.add_vline(x=rate, line={"color": INK, "width": 1, "dash": "dot"})
-    figure.add_vline(
-        x=own_rate,
-        line={"color": INK, "width": 1.5},
-        annotation={"text": "the link's own rate", "font": {"size": 13}},
+    figure.add_vline(x=own_rate, line={"color": INK, "width": 1.5})
+    figure.add_annotation(
+        x=math.log10(own_rate),  # annotations on a logarithmic axis take the exponent
+        y=1,
+        yref="paper",
+        text="the link's own rate",
+        showarrow=False,
+        xanchor="left",
+        xshift=6,
+        font={"size": 13},
     )
-    figure.update_xaxes(title="uplink rate, Mbit/s (logarithmic)", type="log", dtick=1)
-    figure.update_yaxes(title="µJ an image on the device (logarithmic)", type="log", dtick=1)
+    figure.update_xaxes(
+        title_text="uplink rate, Mbit/s (logarithmic)",
+        type="log",
+        dtick=1,
+        range=[math.log10(rates[0]), math.log10(rates[-1])],
+    )
+    figure.update_yaxes(title_text="µJ an image on the device (logarithmic)", type="log", dtick=1)
     return figure

@@ -314,6 +314,7 @@ def _single(page: Page, record: Result) -> None:
         "spikes alone, the wire adds the envelope and the protocol.",
     )
     if record.details is None:
+        page.heading("Edge energy, modelled")
         _energy_summary(page, record)
         return
     _pictures(page, record, record.details)
@@ -349,23 +350,32 @@ def _sentences(record: Result) -> list[str]:
         f"pipeline {100 * record.accuracy_pipeline:.2f} %. {agree}",
         bits,
     ]
-    for name, energy in record.energy_pj.items():
-        ratio = energy.full / max(energy.op_only, 1e-12)
-        sentences.append(
-            f"Under the figures of {name} the edge half would take {energy_text(energy.op_only)} "
-            f"an image for its arithmetic alone and {energy_text(energy.full)} when everything "
-            f"that has a figure is counted, {ratio:.3g} times as much."
-        )
+    name = _leading_profile(record)
+    energy = record.energy_pj[name]
+    sentences.append(
+        f"Under the figures of {name} the edge half would take {energy_text(energy.op_only)} an "
+        f"image for its arithmetic alone and {energy_text(energy.full)} when everything that has "
+        "a figure is counted."
+    )
     return sentences
 
 
-def _energy_summary(page: Page, record: Result) -> None:
-    page.heading("Edge energy, modelled")
+def _energy_summary(page: Page, record: Result, prefix: str = "") -> None:
+    kinds = {} if record.details is None else record.details.energy
     page.table(
-        "energy",
-        ["profile", "op-only, pJ an image", "full, pJ an image"],
-        [[name, energy.op_only, energy.full] for name, energy in record.energy_pj.items()],
-        numeric=2,
+        f"{prefix}energy",
+        ["profile", "not in the sum, for want of a figure", "op-only", "full", "full / op-only"],
+        [
+            [
+                name,
+                ", ".join(_missing(kinds[name])) or "–" if name in kinds else "unknown",
+                energy_text(energy.op_only),
+                energy_text(energy.full),
+                f"{energy.full / energy.op_only:.3g}" if energy.op_only else "–",
+            ]
+            for name, energy in record.energy_pj.items()
+        ],
+        numeric=3,
     )
 
 
@@ -418,6 +428,7 @@ def _pictures(
         "Op-only is what most papers print: arithmetic and nothing else. Full adds everything the "
         "profile has a figure for. The two axes of each picture differ."
     )
+    _energy_summary(page, record, prefix)
     for name, profile in detail.energy.items():
         if only is not None and name != only:
             continue
@@ -498,8 +509,12 @@ def _rate(even: results.BreakEvenRecord) -> str:
     return f"{even.rate_times_steps:.4g}"
 
 
+def _missing(profile: ProfileRecord) -> list[str]:
+    return [term.name.replace("_", " ") for term in profile.terms if term.status == "absent"]
+
+
 def _absent(profile: ProfileRecord) -> str:
-    missing = [term.name.replace("_", " ") for term in profile.terms if term.status == "absent"]
+    missing = _missing(profile)
     return f" Not in the sum, for want of a figure: {', '.join(missing)}." if missing else ""
 
 

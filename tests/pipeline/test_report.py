@@ -21,7 +21,9 @@ def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_pat
         "raster",
         "rates",
         "energy-cmos45-fp32",
+        "sensitivity-cmos45-fp32",
         "energy-loihi1",
+        "sensitivity-loihi1",
         "confusion",
     }
     assert all(picture["svg"] >= 1 and picture["marks"] > 3 for picture in drawn.values())
@@ -35,7 +37,7 @@ def test_write_hostile_names_are_shown_as_text(tmp_path):
     assert seen["problems"] == []
     assert seen["scripts"] == 0
     assert HOSTILE in seen["text"]
-    assert len(seen["pictures"]) == 6
+    assert len(seen["pictures"]) == 8
 
 
 def test_write_loads_nothing_from_elsewhere(tmp_path):
