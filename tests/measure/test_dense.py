@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from lava_edge import reference
+from measure import dense, energy, profile, sensitivity
+from measure.counts import count
+from splitcore import spikes
+from splitcore.errors import ProfileError
+from tests.measure.test_energy import EVENTS, FRAMES, GRAPH, SPIKES
+from tests.pipeline import example
+
+
+def counts():
+    return count(GRAPH, FRAMES, SPIKES)
+
+
+def test_dense_twin_of_the_hand_worked_network_equals_the_sum_worked_by_hand():
+    twin = dense.dense_energy(GRAPH, profile.load("cmos45_fp32"))
+    # a: 1 input channel × 2 outputs × (3 + 3 + 3 taps - 2 at the borders) = 14 MACs
+    # b: 6 × 2 = 12 MACs
+    assert twin.macs == 26
+    assert f"{twin.op_only_pj:.4f}" == f"{26 * 4.6:.4f}"
+    # every buffer below 8 KB: 5 pJ a 32-bit word
+    # a: 14 weights + 14 inputs + 6 biases + 6 outputs = 40 words; b: 12 + 12 + 2 + 2 = 28 words
+    # addresses: a: 3 inputs + 6 outputs + 2 × 3 places = 15; b: 12, at 0.1
+    # 119.6 + 68 × 5 + 27 × 0.1 = 462.3
+    assert f"{twin.full_pj:.4f}" == "462.3000"
+
+
+def test_break_even_op_only_is_where_both_sums_are_equal():
+    op_only, _ = dense.break_even(
+        GRAPH, counts(), profile.load("cmos45_fp32"), profile.load("cmos45_int8"), 2
+    )
+    # int8 twin: 26 × 0.23 = 5.98; silent spikes still do 8 MACs × 4.6 = 36.8: never
+    assert op_only.rate_times_steps is None
+    assert f"{op_only.ratio:.6f}" == f"{5.98 / 42.2:.6f}"
+
+
+def test_break_even_against_fp32_solves_the_linear_equation():
+    op_only, full = dense.break_even(
+        GRAPH, counts(), profile.load("loihi1"), profile.load("cmos45_fp32"), 2
+    )
+    # 119.6 < 8 × 23.6 = 188.8 already without a spike
+    assert op_only.rate_times_steps is None
+    assert full.rate_times_steps is None
+    fp32 = profile.load("cmos45_fp32")
+    # 36.8 + 12 connections × rate × 0.9 = 119.6 -> T × rate = 82.8 / 10.8 = 7.6667
+    op_only, _ = dense.break_even(GRAPH, counts(), fp32, fp32, 8)
+    assert op_only.rate_times_steps is not None
+    assert f"{op_only.rate_times_steps:.4f}" == "7.6667"
+    # in two steps no network can fire that much: spikes are cheaper at every rate
+    op_only, _ = dense.break_even(GRAPH, counts(), fp32, fp32, 2)
+    assert op_only.rate_times_steps == 2.0
+
+
+def test_break_even_full_is_where_both_full_energies_are_equal():
+    graph, fp32 = example.network(), profile.load("cmos45_fp32")
+    frames = spikes.direct_code(np.full((2, 1, 8, 8), 200, np.uint8), 6, 4)
+    worked = count(graph, frames, reference.run(graph, frames).spikes)
+    _, full = dense.break_even(graph, worked, fp32, fp32, 4)
+    assert full.rate_times_steps is not None
+    activity = full.rate_times_steps / energy.rate_times_steps(graph, worked)
+    assert 0.01 < activity < 100
+    scaled = energy.energy(graph, worked, fp32, 4, activity=activity).mean_pj()["full"]
+    assert scaled == pytest.approx(dense.dense_energy(graph, fp32).full_pj, rel=1e-9)
+
+
+def test_dense_twin_without_mac_figure_is_refused():
+    with pytest.raises(ProfileError, match="mac_energy"):
+        dense.dense_energy(GRAPH, profile.load("tianjic"))
+
+
+def test_mean_only_gives_the_same_means():
+    rng = np.random.default_rng(4)
+    frames = np.concatenate([FRAMES, FRAMES[:, ::-1]])
+    fired = {name: np.concatenate([s, rng.permuted(s, axis=1)]) for name, s in SPIKES.items()}
+    worked = count(GRAPH, frames, fired)
+    for name in ("loihi1", "cmos45_int8"):
+        every = energy.energy(GRAPH, worked, profile.load(name), 2).mean_pj()
+        mean = energy.energy(GRAPH, worked, profile.load(name), 2, mean_only=True).mean_pj()
+        assert mean == pytest.approx(every, rel=1e-12)
+
+
+def test_tornado_swings_are_the_energies_at_both_ends_widest_first():
+    loihi = profile.load("loihi1")
+    swings = sensitivity.tornado(GRAPH, counts(), loihi, 2, EVENTS)
+    widths = [swing.width_pj for swing in swings]
+    assert widths == sorted(widths, reverse=True)
+    assert swings[0].assumption == "step time"
+    # static alone follows the step time: 104.4 mW × 2 × 13 us = 2,714,400 pJ, where 5.9 us gave
+    # 1,231,920 of 1,233,482.6
+    assert f"{swings[0].high_pj:.1f}" == f"{1233482.6 - 1231920 + 2714400:.1f}"
+    macs = next(swing for swing in swings if swing.assumption == "mac energy")
+    # 8 MACs × (188.8 - 23.6)
+    assert f"{macs.width_pj:.1f}" == "1321.6"

@@ -1,0 +1,186 @@
+import copy
+import json
+
+import pytest
+
+from pipeline import plan, report
+from splitcore.errors import ProfileError, ResultError, UsageError
+from tests.pipeline import chromium, example
+
+
+def written(tmp_path, name, accuracy, wire_bytes, full_pj, **details):
+    """A result file of a cut: how accurate, how many bytes, how much edge energy."""
+    result = copy.deepcopy(example.result())
+    result["accuracy_pipeline"] = accuracy
+    result["wire_bytes_mean"] = wire_bytes
+    result["payload_bits_mean"] = max(8 * (wire_bytes - 50), 1)
+    result["energy_pj"]["loihi1"] = {"op_only": full_pj / 4, "full": full_pj}
+    result["details"]["bundle"]["name"] = name
+    result["details"].update(details)
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps(result))
+    return path
+
+
+# Wi-Fi takes 290.2071 nJ a bit, 2.321657 uJ a byte. Device energy in uJ:
+#   early   1 + 800 × 2.321657 = 1858.3        94.0 %, 2 points lost
+#   middle 40 + 200 × 2.321657 =  504.3        95.5 %, 0.5 points lost
+#   late  300 +  60 × 2.321657 =  439.3        93.0 %, 3 points lost
+#   cloud   0 + 900 × 2.321657 = 2089.5        96.0 %, the reference
+@pytest.fixture
+def files(tmp_path):
+    known = {"accuracy_uncut": 0.96, "input_bytes_mean": 900.0}
+    return [
+        written(tmp_path, "early", 0.94, 800, 1e6, **known),
+        written(tmp_path, "middle", 0.955, 200, 40e6, **known),
+        written(tmp_path, "late", 0.93, 60, 300e6, **known),
+    ]
+
+
+def rows(result):
+    return {row["name"]: row for row in result["candidates"]}
+
+
+def test_plan_with_two_points_to_lose_chooses_the_middle(files):
+    result = plan.plan(files, link="wifi", profile="loihi1", max_loss=2.0)
+    assert result["chosen"] == "middle"
+    table = rows(result)
+    assert f"{table['early']['total_uj']:.1f}" == "1858.3"
+    assert f"{table['middle']['total_uj']:.1f}" == "504.3"
+    assert f"{table['all in the cloud']['total_uj']:.1f}" == "2089.5"
+    assert table["late"]["why"] == "loses 3.00 points, 2 allowed"
+    assert "3.68 times" in table["early"]["why"]
+
+
+def test_plan_without_limits_chooses_the_least_energy(files):
+    assert plan.plan(files, link="wifi", profile="loihi1")["chosen"] == "late"
+
+
+def test_plan_pareto_front_leaves_out_what_is_worse_in_all(files):
+    # early loses more than middle, costs more and takes longer
+    result = plan.plan(files, link="wifi", profile="loihi1")
+    assert result["pareto"] == ["middle", "late", "all in the cloud"]
+
+
+def test_plan_limit_on_edge_energy_excludes_later_cuts(files):
+    result = plan.plan(files, link="wifi", profile="loihi1", max_loss=2.5, max_energy_pj=2e6)
+    assert result["chosen"] == "early"
+    assert "2 µJ allowed" in rows(result)["middle"]["why"]
+
+
+def test_plan_limit_on_latency_excludes_large_messages(files):
+    result = plan.plan(files, link="3g", profile="loihi1", max_latency_ms=2.0)
+    # 60 bytes at 1.1 Mbit/s take 0.44 ms, 200 bytes 1.45 ms, 800 bytes 5.8 ms
+    assert result["chosen"] == "late"
+    assert "ms, 2 allowed" in rows(result)["early"]["why"]
+
+
+def test_plan_no_cut_within_the_limits_says_so(files):
+    result = plan.plan(files, link="wifi", profile="loihi1", max_loss=-1)
+    assert result["chosen"] is None
+    assert "none within the limits" in plan.summary(result)
+
+
+def test_plan_sweep_crosses_where_both_energies_are_equal(files):
+    result = plan.plan(files, link="wifi", profile="loihi1", max_loss=2.5)
+    # from middle to early: 40 + 1600 bits × e = 1 + 6400 bits × e -> e = 39 uJ / 4800 bits
+    # = 8.125 nJ a bit, below Wi-Fi's slope of 283.17: never; so middle is best at every rate
+    assert result["sweep"]["crossovers"] == []
+    assert set(result["sweep"]["best"]) == {"middle"}
+    result = plan.plan(files, link="wifi", profile="loihi1")
+    # middle or late: 40 + 1600 e = 300 + 480 e -> e = 232.14 nJ a bit, below the slope as well
+    assert set(result["sweep"]["best"]) == {"late"}
+
+
+def test_plan_sweep_finds_the_rate_at_which_the_best_changes(tmp_path):
+    near = written(tmp_path, "near", 0.95, 400, 50e6)
+    far = written(tmp_path, "far", 0.95, 100, 1050e6)
+    result = plan.plan([near, far], link="wifi", profile="loihi1", max_loss=1.0)
+    # 50 + 3200 e = 1050 + 800 e -> e = 416.67 nJ a bit = 283.17 + 132.86 / rate
+    # -> rate = 132.86 / 133.4967 = 0.99523 Mbit/s
+    (crossing,) = result["sweep"]["crossovers"]
+    assert f"{crossing['rate_mbit_s']:.5f}" == "0.99523"
+    assert (crossing["from"], crossing["to"]) == ("far", "near")
+
+
+def test_plan_all_on_the_edge_adds_the_cloud_half_and_sends_nothing(tmp_path):
+    path = written(
+        tmp_path,
+        "late",
+        0.93,
+        60,
+        300e6,
+        cloud_energy_pj={"loihi1": {"op_only": 1e6, "full": 700e6}},
+    )
+    table = rows(plan.plan([path], link="3g", profile="loihi1"))
+    assert table["late, all on the edge"]["total_uj"] == 1000.0
+    assert table["late, all on the edge"]["message_bytes"] == 0
+
+
+def test_plan_cloud_of_unknown_accuracy_cannot_be_chosen(tmp_path):
+    path = written(tmp_path, "only", 0.93, 10_000, 1e6)
+    result = plan.plan([path], link="wifi", profile="loihi1")
+    assert result["chosen"] == "only"
+    assert rows(result)["all in the cloud"]["note"].startswith("sends raw pixels")
+
+
+def test_plan_json_round_trips(files):
+    result = plan.plan(files, link="wifi", profile="loihi1")
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_plan_results_of_different_data_name_file_and_field(files):
+    other = json.loads(files[1].read_text())
+    other["details"]["bundle"]["data"] = "something else"
+    files[1].write_text(json.dumps(other))
+    with pytest.raises(ResultError, match=r"middle\.json: details\.bundle\.data: 'something else'"):
+        plan.plan(files, link="wifi", profile="loihi1")
+
+
+def test_plan_results_of_different_samples_name_file_and_field(files):
+    other = json.loads(files[2].read_text())
+    other["samples"] = 7
+    files[2].write_text(json.dumps(other))
+    with pytest.raises(ResultError, match=r"late\.json: samples: 7 does not match"):
+        plan.plan(files, link="wifi", profile="loihi1")
+
+
+def test_plan_profile_that_a_result_lacks_names_file_and_field(files):
+    with pytest.raises(ResultError, match=r"early\.json: energy_pj\.seneca: missing"):
+        plan.plan(files, link="wifi", profile="seneca")
+
+
+def test_plan_without_details_names_file_and_field(files):
+    bare = json.loads(files[0].read_text())
+    del bare["details"]
+    files[0].write_text(json.dumps(bare))
+    with pytest.raises(ResultError, match=r"early\.json: details: missing"):
+        plan.plan(files, link="wifi", profile="loihi1")
+
+
+def test_plan_unknown_link_or_profile_is_refused(files):
+    with pytest.raises(ProfileError, match="no link"):
+        plan.plan(files, link="pigeon", profile="loihi1")
+    with pytest.raises(ProfileError, match="no energy profile"):
+        plan.plan(files, link="wifi", profile="abacus")
+    with pytest.raises(UsageError):
+        plan.plan([], link="wifi", profile="loihi1")
+
+
+def test_report_of_several_results_draws_the_decision_without_error(files, tmp_path):
+    out = tmp_path / "page" / "cuts.html"
+    answer = report.run(files, out)
+    assert answer["chosen"] == "middle"
+    seen = chromium.probe(out, tmp_path)
+    assert seen["problems"] == []
+    assert seen["overflow"] <= 0
+    drawn = {picture["id"] for picture in seen["pictures"]}
+    assert {"accuracy-bits", "accuracy-energy", "device-energy", "link-sweep"} <= drawn
+    assert all(picture["svg"] for picture in seen["pictures"])
+    assert "loses 3.00 points, 2 allowed" in seen["text"]
+
+
+def test_report_of_one_result_file_is_the_page_of_that_result(files, tmp_path):
+    answer = report.run(files[:1], tmp_path / "one.html")
+    assert answer == {"report": str(tmp_path / "one.html"), "results": 1, "chosen": None}
+    assert 'id="raster"' in (tmp_path / "one.html").read_text()
