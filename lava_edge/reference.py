@@ -173,22 +173,27 @@ def _decayed(state: np.ndarray, decay: int) -> np.ndarray:
     return np.sign(state) * (np.abs(state) * (DECAY_UNITY - decay) >> 12)
 
 
+def lif_step(
+    layer: Lif, drive_nchw: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One step of one layer from state u, v (int64): spikes, and u and v after reset."""
+    u = _decayed(u, layer.current_decay) + (drive_nchw.astype(np.int64) << STATE_SHIFT)
+    u = np.where(u > STATE_LIMIT, u - 2 * STATE_LIMIT, u)
+    u = np.where(u <= -STATE_LIMIT, u + 2 * STATE_LIMIT, u)
+    bias = (layer.bias.astype(np.int64) << STATE_SHIFT)[:, None, None]
+    v = np.clip(_decayed(v, layer.voltage_decay) + u + bias, -STATE_LIMIT + 1, STATE_LIMIT - 1)
+    fired = v > layer.threshold << STATE_SHIFT
+    return fired.astype(np.uint8), u, np.where(fired, 0, v)
+
+
 def lif(layer: Lif, drive_ntchw: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Spikes, u and v after reset of one layer under Σ w·s; equations in `splitcore.graph`."""
     spikes = np.empty(drive_ntchw.shape, dtype=np.uint8)
     currents = np.empty(drive_ntchw.shape, dtype=np.int32)
     voltages = np.empty(drive_ntchw.shape, dtype=np.int32)
-    bias = (layer.bias.astype(np.int64) << STATE_SHIFT)[:, None, None]
     u = np.zeros(drive_ntchw[:, 0].shape, dtype=np.int64)
     v = np.zeros_like(u)
     for step in range(drive_ntchw.shape[1]):
-        u = _decayed(u, layer.current_decay) + (
-            drive_ntchw[:, step].astype(np.int64) << STATE_SHIFT
-        )
-        u = np.where(u > STATE_LIMIT, u - 2 * STATE_LIMIT, u)
-        u = np.where(u <= -STATE_LIMIT, u + 2 * STATE_LIMIT, u)
-        v = np.clip(_decayed(v, layer.voltage_decay) + u + bias, -STATE_LIMIT + 1, STATE_LIMIT - 1)
-        fired = v > layer.threshold << STATE_SHIFT
-        v = np.where(fired, 0, v)
+        fired, u, v = lif_step(layer, drive_ntchw[:, step], u, v)
         spikes[:, step], currents[:, step], voltages[:, step] = fired, u, v
     return spikes, currents, voltages

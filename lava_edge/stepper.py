@@ -1,82 +1,478 @@
 """The arithmetic of the leaf, one time step of many samples at once.
 
 Layers see their sources at the same step ("zero delay"), so relays fold away; who needs Lava's
-delays adds them outside. State starts at zero in each sample.
+delays adds them outside. State starts at zero in each sample. Two engines, the same integers:
+
+    CompiledStepper   numba kernels, event-driven; the rule
+    NumpyStepper      the reference's own routines; where numba is absent, where synapses have
+                      delays, and where sums could leave 24 bits and have to wrap
 """
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 
 from lava_edge import reference
-from measure import counts
-from splitcore.graph import Dense, Graph
+from measure.counts import Counts, count, fan_out
+from splitcore.graph import (
+    DECAY_UNITY,
+    STATE_LIMIT,
+    STATE_SHIFT,
+    Conv,
+    ConvTranspose,
+    Current,
+    Dense,
+    Graph,
+    Identity,
+    Lif,
+    Shape,
+)
+
+try:
+    from lava_edge import kernels
+except ImportError:  # numba is optional: the numpy engine is exact, only slower
+    kernels = None
+
+log = logging.getLogger(__name__)
+
+CHUNK = 4  # samples that go through all layers together, so that their state stays in cache
+
+
+class Stepper(Protocol):
+    """What the leaf needs of an engine. Arrays are (N, C, H, W) of the samples last stepped."""
+
+    def reset(self, samples: int) -> None:
+        """Begin new samples, at most as many as the engine was built for."""
+
+    def step(self, frames_nchw: np.ndarray, *, repeated: bool = False) -> None:
+        """Advance one time step; `repeated` says that the frames are those of the step before."""
+
+    def spikes(self, layer: str) -> np.ndarray:
+        """This step's spikes, uint8."""
+        ...
+
+    def current(self, layer: str) -> np.ndarray:
+        """This step's u, int32."""
+        ...
+
+    def voltage(self, layer: str) -> np.ndarray:
+        """This step's v after reset, int32."""
+        ...
+
+    def counts(self) -> Counts:
+        """What the samples have done since the last reset."""
+        ...
+
+
+def build(graph: Graph, samples: int, *, states: bool = False, threads: int = 1) -> Stepper:
+    """The fastest engine that is exact for this graph, for up to this many samples at once."""
+    reason = _unfit(graph)
+    if reason is None:
+        return CompiledStepper(graph, samples, states=states, threads=threads)
+    log.warning("the leaf runs on numpy: %s", reason)
+    return NumpyStepper(graph)
+
+
+def _unfit(graph: Graph) -> str | None:
+    """Why the compiled engine cannot run this graph, or None."""
+    if kernels is None:
+        return "numba is not installed"
+    for layer in graph.layers:
+        total = 0
+        for current in layer.currents:
+            synapse = current.synapse
+            if isinstance(synapse, ConvTranspose):
+                return f"layer {layer.name} is a transposed convolution"
+            if isinstance(synapse, Dense) and synapse.delay_oi is not None:
+                return f"layer {layer.name} has synapses with delays"
+            weight = _weight_of(synapse)
+            reach = int(np.abs(weight.reshape(len(weight), -1)).sum(axis=1).max())
+            total += reach * graph.source_max(current.source)
+        if total >= STATE_LIMIT:
+            return f"the sums of layer {layer.name} could leave 24 bits"
+    return None
+
+
+def _weight_of(synapse: object) -> np.ndarray:
+    match synapse:
+        case Identity(weight=weight):
+            return np.array([[weight]])
+        case Dense(weight_oi=weight):
+            return weight
+        case Conv(weight_oihw=weight):
+            return weight
+    raise AssertionError(f"no such synapse: {synapse}")
 
 
 class NumpyStepper:
     """Plain numpy, built from the reference's own synapses: exact, and needs nothing else."""
 
-    def __init__(self, graph: Graph, steps: int, batch: int) -> None:
-        self._graph, self._steps = graph, steps
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
         self._history: dict[str, list[np.ndarray]] = {}
-        self._drives: dict[str, list[np.ndarray]] = {}
-        self._state: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._state: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def reset(self) -> None:
-        """Forget all state: a new sample begins."""
-        self._history = {name: [] for name in self._graph.shapes}
-        self._drives = {layer.name: [] for layer in self._graph.layers}
+    def reset(self, samples: int) -> None:
+        """Begin new samples."""
+        shapes = self._graph.shapes
+        self._history = {name: [] for name in shapes}
+        self._state = {
+            layer.name: (
+                np.zeros((samples, *shapes[layer.name]), dtype=np.int64),
+                np.zeros((samples, *shapes[layer.name]), dtype=np.int64),
+            )
+            for layer in self._graph.layers
+        }
 
-    def step(self, frames_nchw: np.ndarray) -> None:
+    def step(self, frames_nchw: np.ndarray, *, repeated: bool = False) -> None:
         """Advance all samples by one time step."""
+        del repeated
         graph = self._graph
         self._history[graph.input.name].append(frames_nchw)
         for layer in graph.layers:
-            drive: np.ndarray | int = 0
-            for current in layer.currents:
-                events = self._history[current.source]
-                delayed = (
-                    isinstance(current.synapse, Dense) and current.synapse.delay_oi is not None
-                )
-                stack = np.stack(events if delayed else events[-1:], axis=1)
-                drive = (
-                    drive
-                    + reference.synaptic_sum(
-                        current.synapse,
-                        stack,
-                        graph.shapes[current.source],
-                        graph.source_max(current.source),
-                    )[:, -1:]
-                )
-            self._drives[layer.name].append(np.asarray(drive))
-            trace = reference.lif(layer, np.concatenate(self._drives[layer.name], axis=1))
-            self._state[layer.name] = (trace[0], trace[1], trace[2])
-            self._history[layer.name].append(trace[0][:, -1])
+            drive = sum(self._sum(current) for current in layer.currents)
+            spikes, *state = reference.lif_step(layer, np.asarray(drive), *self._state[layer.name])
+            self._state[layer.name] = (state[0], state[1])
+            self._history[layer.name].append(spikes)
+
+    def _sum(self, current: Current) -> np.ndarray:
+        events = self._history[current.source]
+        delayed = isinstance(current.synapse, Dense) and current.synapse.delay_oi is not None
+        return reference.synaptic_sum(
+            current.synapse,
+            np.stack(events if delayed else events[-1:], axis=1),
+            self._graph.shapes[current.source],
+            self._graph.source_max(current.source),
+        )[:, -1]
 
     def spikes(self, layer: str) -> np.ndarray:
-        """This step's spikes (N, C, H, W) of a layer."""
-        return self._state[layer][0][:, -1]
+        """This step's spikes."""
+        return self._history[layer][-1]
 
     def current(self, layer: str) -> np.ndarray:
         """This step's u."""
-        return self._state[layer][1][:, -1]
+        return self._state[layer][0].astype(np.int32)
 
     def voltage(self, layer: str) -> np.ndarray:
         """This step's v after reset."""
-        return self._state[layer][2][:, -1]
+        return self._state[layer][1].astype(np.int32)
 
-    def counts(self) -> counts.Counts:
+    def counts(self) -> Counts:
         """What the samples have done since the last reset."""
-        frames = np.stack(self._history[self._graph.input.name], axis=1)
-        spikes = {
-            layer.name: np.stack(self._history[layer.name], axis=1) for layer in self._graph.layers
+        stacks = {name: np.stack(steps, axis=1) for name, steps in self._history.items()}
+        return count(self._graph, stacks.pop(self._graph.input.name), stacks)
+
+
+def _padded(channels: int) -> int:
+    return -(-channels // 16) * 16
+
+
+@dataclass(eq=False)
+class _Source:
+    """Events of the input or a layer, a list a sample; starts says where each pixel's begin."""
+
+    shape: Shape
+    channels: int  # padded
+    events: np.ndarray
+    starts: np.ndarray
+    values: np.ndarray  # of a graded input; else a stand-in
+    spikes: np.ndarray
+
+
+class _Layer:
+    """The state of one layer and its currents, ready for the kernels."""
+
+    def __init__(self, graph: Graph, layer: Lif, index: int, samples: int, states: bool) -> None:
+        self.layer, self.index = layer, index
+        self.shape = graph.shapes[layer.name]
+        channels, height, width = self.shape
+        self.channels = _padded(channels)
+        self.size = height * width * self.channels
+        self.states = states
+        filtered = states or layer.current_decay < DECAY_UNITY
+        self.voltage = np.zeros((samples, self.size), dtype=np.int32)
+        self.current = np.zeros((samples, self.size if filtered else 1), dtype=np.int32)
+        self.spikes = np.zeros((samples, self.size), dtype=np.uint8)
+        self.words = self.spikes.view(np.uint64)
+        self.events = np.zeros((samples, self.size + 8), dtype=np.int32)
+        self.starts = np.zeros((samples, height * width + 1), dtype=np.int32)
+        self.emitted = np.zeros(samples, dtype=np.int64)
+        self.touched = np.zeros(samples, dtype=np.uint8)
+        self.busy = np.zeros(samples, dtype=np.uint8)
+        bias = np.zeros(self.channels, dtype=np.int32)
+        bias[:channels] = layer.bias << STATE_SHIFT
+        self.bias_row = np.tile(bias, width)
+        self.constants = (
+            layer.voltage_decay,
+            layer.current_decay,
+            layer.threshold << STATE_SHIFT,
+            int(filtered),
+            int(layer.bias.any()),
+            self.channels // 8,
+        )
+
+    def source(self) -> _Source:
+        """Its spikes as events for others."""
+        return _Source(
+            self.shape, self.channels, self.events, self.starts, self.events, self.spikes
+        )
+
+    def reset(self) -> None:
+        for array in (self.voltage, self.current, self.emitted, self.touched, self.busy):
+            array.fill(0)
+        self.spikes.fill(0)
+        self.starts.fill(0)
+
+    def nchw(self, array: np.ndarray, samples: int) -> np.ndarray:
+        """A flat array of this layer as (N, C, H, W), a copy."""
+        channels, height, width = self.shape
+        pixels = array[:samples].reshape(samples, height, width, self.channels)
+        return np.ascontiguousarray(pixels[..., :channels].transpose(0, 3, 1, 2))
+
+
+class _Sum:
+    """One current: which kernel runs on which weights."""
+
+    def __init__(self, graph: Graph, layer: Lif, current: Current, source: _Source) -> None:
+        self.source = source
+        self.from_input = current.source == graph.input.name
+        self.graded = self.from_input and graph.input.message_bits > 0
+        shape = source.shape
+        synapse = current.synapse
+        if isinstance(synapse, Identity):
+            synapse = synapse.as_conv(shape[0])
+        target = graph.shapes[layer.name]
+        out_channels = _padded(target[0])
+        fan = np.broadcast_to(fan_out(synapse, shape), (1, *shape[1:]))
+        self.fan = np.ascontiguousarray(fan.reshape(-1))
+        if isinstance(synapse, Dense):
+            by_place = synapse.weight_oi.reshape(-1, *shape)
+            geometry = (*shape[1:], 1, 1, 0, 0, 1, 1, 1, 1)
+        else:
+            assert isinstance(synapse, Conv)
+            by_place = _ungrouped(synapse)
+            kernel = synapse.weight_oihw.shape[2:]
+            geometry = (
+                *kernel,
+                *synapse.stride,
+                *synapse.padding,
+                *synapse.dilation,
+                *target[1:],
+            )
+        self.depthwise = (
+            isinstance(synapse, Conv)
+            and synapse.groups == shape[0] == target[0]
+            and not self.from_input
+        )
+        self.geometry = tuple(
+            int(size) for size in (*shape[1:], source.channels, *geometry, out_channels)
+        )
+        self.weight = (
+            _taps_first(synapse.weight_oihw, 1, out_channels)
+            if self.depthwise and isinstance(synapse, Conv)
+            else _taps_first(by_place, source.channels, out_channels)
+        )
+
+    def add(
+        self, lo: int, hi: int, drive: np.ndarray, touched: np.ndarray, passed: np.ndarray
+    ) -> None:
+        """Run the kernel for samples lo … hi; drive starts at lo."""
+        source = self.source
+        assert kernels is not None
+        if self.graded:
+            kernels.gather_graded(
+                source.events, source.values, source.starts, lo, hi,
+                self.geometry, self.weight, self.fan, drive, touched, passed,
+            )  # fmt: skip
+            return
+        kernel, events = (
+            (kernels.depthwise, source.spikes)
+            if self.depthwise
+            else (kernels.gather, source.events)
+        )
+        kernel(
+            events, source.starts, lo, hi,
+            self.geometry, self.weight, self.fan, drive, touched, passed,
+        )  # fmt: skip
+
+
+def _ungrouped(synapse: Conv) -> np.ndarray:
+    """The same weights (O, I, kH, kW) without groups: zero between them."""
+    weight, groups = synapse.weight_oihw, synapse.groups
+    if groups == 1:
+        return weight
+    out, per_group, *kernel = weight.shape
+    full = np.zeros((out, per_group * groups, *kernel), dtype=weight.dtype)
+    each = out // groups
+    for group in range(groups):
+        rows = slice(group * each, (group + 1) * each)
+        full[rows, group * per_group : (group + 1) * per_group] = weight[rows]
+    return full
+
+
+def _taps_first(weight_oihw: np.ndarray, in_channels: int, out_channels: int) -> np.ndarray:
+    """(kH·kW·I, O) int16, flat, both channel axes padded with zeros."""
+    out, inputs, height, width = weight_oihw.shape
+    padded = np.zeros((height, width, in_channels, out_channels), dtype=np.int16)
+    padded[:, :, :inputs, :out] = weight_oihw.transpose(2, 3, 1, 0)
+    return padded.reshape(-1)
+
+
+class CompiledStepper:
+    """Event-driven numba kernels; samples are spread over threads, chunk by chunk."""
+
+    def __init__(
+        self, graph: Graph, samples: int, *, states: bool = False, threads: int = 1
+    ) -> None:
+        self._graph = graph
+        self._samples = 0
+        self._steps = 0
+        channels, height, width = graph.input.shape
+        inputs = channels * height * width
+        self._input = _Source(
+            graph.input.shape,
+            channels,
+            np.zeros((samples, inputs), dtype=np.int32),
+            np.zeros((samples, height * width + 1), dtype=np.int32),
+            np.zeros((samples, inputs), dtype=np.int32),
+            np.zeros((1, 1), dtype=np.uint8),
+        )
+        self._layers = [
+            _Layer(graph, layer, index, samples, states) for index, layer in enumerate(graph.layers)
+        ]
+        self._by_name = {part.layer.name: part for part in self._layers}
+        sources = {graph.input.name: self._input}
+        sources.update({part.layer.name: part.source() for part in self._layers})
+        self._sums = [
+            [_Sum(graph, part.layer, c, sources[c.source]) for c in part.layer.currents]
+            for part in self._layers
+        ]
+        # passed[layer][current]: synapses passed a sample; what the input sends is kept, because a
+        # frame that repeats sends the same again.
+        self._passed = [[np.zeros(samples, dtype=np.int64) for _ in row] for row in self._sums]
+        self._kept = {
+            (layer, place): (
+                np.zeros((samples, self._layers[layer].size), dtype=np.int32),
+                np.zeros(samples, dtype=np.int64),
+            )
+            for layer, row in enumerate(self._sums)
+            for place, current in enumerate(row)
+            if current.from_input
         }
-        return counts.count(self._graph, frames, spikes)
+        self._sent = np.zeros(samples, dtype=np.int64)
+        largest = max(part.size for part in self._layers)
+        self._threads = max(1, threads)
+        self._drives = [np.zeros((CHUNK, largest), np.int32) for _ in range(self._threads)]
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+
+    def reset(self, samples: int) -> None:
+        """Begin new samples."""
+        self._samples, self._steps = samples, 0
+        for part in self._layers:
+            part.reset()
+        for row in self._passed:
+            for passed in row:
+                passed.fill(0)
+        self._sent.fill(0)
+
+    def step(self, frames_nchw: np.ndarray, *, repeated: bool = False) -> None:
+        """Advance all samples by one time step."""
+        self._steps += 1
+        # One dtype and layout, writable: each other one would be compiled anew.
+        frames = np.array(frames_nchw, dtype=np.uint16, order="C")
+        parts = min(self._threads, self._samples)
+        edges = [self._samples * part // parts for part in range(parts + 1)]
+
+        def run(part: int) -> None:
+            self._run(frames, repeated, edges[part], edges[part + 1], self._drives[part])
+
+        self._each(run, parts)
+
+    def _each(self, run: Callable[[int], None], parts: int) -> None:
+        if self._pool is None or parts == 1:
+            for part in range(parts):
+                run(part)
+        else:
+            list(self._pool.map(run, range(parts)))
+
+    def _run(
+        self, frames: np.ndarray, repeated: bool, first: int, last: int, scratch: np.ndarray
+    ) -> None:
+        assert kernels is not None
+        for lo in range(first, last, CHUNK):
+            hi = min(lo + CHUNK, last)
+            if not repeated:
+                self._take(frames, lo, hi)
+            self._sent[lo:hi] += self._input.starts[lo:hi, -1]
+            for part, row, passed in zip(self._layers, self._sums, self._passed, strict=True):
+                drive = scratch[:, : part.size]
+                for place, current in enumerate(row):
+                    kept = self._kept.get((part.index, place))
+                    if kept is None:
+                        current.add(lo, hi, drive, part.touched, passed[place])
+                    else:
+                        kernels.add(kept[0], lo, hi, drive, part.touched)
+                        passed[place][lo:hi] += kept[1][lo:hi]
+                kernels.lif(
+                    drive, part.current, part.voltage, part.spikes, part.words, part.events,
+                    part.starts, part.emitted, part.touched, part.busy, part.bias_row,
+                    part.constants, lo, hi,
+                )  # fmt: skip
+
+    def _take(self, frames: np.ndarray, lo: int, hi: int) -> None:
+        """List the input's events and sum what they send; it serves until the frame changes."""
+        assert kernels is not None
+        source = self._input
+        kernels.list_values(frames, source.events, source.values, source.starts, lo, hi)
+        for (layer, place), (drive, passed) in self._kept.items():
+            drive[lo:hi] = 0
+            passed[lo:hi] = 0
+            self._sums[layer][place].add(lo, hi, drive[lo:hi], self._layers[layer].touched, passed)
+
+    def spikes(self, layer: str) -> np.ndarray:
+        """This step's spikes."""
+        part = self._by_name[layer]
+        return part.nchw(part.spikes, self._samples)
+
+    def current(self, layer: str) -> np.ndarray:
+        """This step's u."""
+        part = self._by_name[layer]
+        return part.nchw(part.current, self._samples)
+
+    def voltage(self, layer: str) -> np.ndarray:
+        """This step's v after reset."""
+        part = self._by_name[layer]
+        return part.nchw(part.voltage, self._samples)
+
+    def counts(self) -> Counts:
+        """What the samples have done since the last reset, counted by the kernels."""
+        count_, layers = self._samples, self._graph.layers
+        emitted = {part.layer.name: part.emitted[:count_] for part in self._layers}
+        emitted[self._graph.input.name] = self._sent[:count_]
+        table = {
+            name: np.zeros((count_, len(layers)), dtype=np.int64)
+            for name in ("spikes", "synops", "macs", "neuron_updates", "relay_events")
+        }
+        for index, (layer, row) in enumerate(zip(layers, self._sums, strict=True)):
+            table["spikes"][:, index] = emitted[layer.name]
+            table["neuron_updates"][:, index] = self._steps * np.prod(
+                self._graph.shapes[layer.name]
+            )
+            for place, (current, summed) in enumerate(zip(layer.currents, row, strict=True)):
+                kind = "macs" if summed.graded else "synops"
+                table[kind][:, index] += self._passed[index][place][:count_]
+                relays = self._graph.relays(layer, current)
+                table["relay_events"][:, index] += emitted[current.source] * relays
+        return Counts(tuple(layer.name for layer in layers), **table)
 
 
-Stepper = NumpyStepper
-
-
-def build(graph: Graph, steps: int, batch: int) -> Stepper:
-    """The fastest stepper there is for this graph."""
-    return NumpyStepper(graph, steps, batch)
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -46,7 +46,12 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
         self._record: str = proc_params["record"]
         self._live: bool = proc_params["live"]
         self._size: int = proc_params["batch"]
-        self._stepper = stepper.build(self._graph, self._steps, self._size)
+        self._stepper = stepper.build(
+            self._graph,
+            self._size,
+            states=self._record == "states",
+            threads=stepper.available_threads() if self._size > 1 else 1,
+        )
         self._batch: Batch | None = None
         self._frames = np.zeros(0, dtype=np.uint8)
         self._kept: dict[tuple[Kind, int], list[np.ndarray]] = {}
@@ -77,7 +82,7 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
                 f"got [{frames.min()}, {frames.max()}]"
             )
         if (self.time_step - 1) % self._steps == 0:
-            self._stepper.reset()
+            self._stepper.reset(self._size)
         self._stepper.step(frames.astype(np.uint16))
         self._late.append(self._stepper.spikes(self._graph.output.name).astype(np.int32))
         if len(self._late) > self._graph.depth[self._graph.output.name]:
@@ -96,9 +101,11 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
             self._frames = self._batch.frames(self._graph.input.shape)
         assert self._batch is not None
         if step == 0:
-            self._stepper.reset()
+            self._stepper.reset(self._batch.samples)
             self._kept.clear()
-        self._stepper.step(self._frames[:, min(step, self._frames.shape[1] - 1)])
+        static = self._batch.spread is Spread.STATIC
+        frames = self._frames[:, step if self._batch.spread is Spread.SAMPLES else 0]
+        self._stepper.step(frames, repeated=static and step > 0)
         self._keep(channel, step)
         if step == self._steps - 1:
             self._send(channel)

@@ -137,6 +137,7 @@ class StockEdgeNetwork(AbstractSubProcessModel):
 
 def conv_process(synapse: Conv, source: Shape, message_bits: int) -> ConvProcess:
     """A stock Conv of this synapse: O, kW, kH, I with both spatial axes flipped, as Lava wants it."""
+    synapse = with_few_groups(synapse)
     weight = synapse.weight_oihw[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)
     return ConvProcess(
         weight=np.ascontiguousarray(weight),
@@ -147,6 +148,27 @@ def conv_process(synapse: Conv, source: Shape, message_bits: int) -> ConvProcess
         groups=synapse.groups,
         num_message_bits=message_bits,
     )
+
+
+def with_few_groups(synapse: Conv) -> Conv:
+    """The same convolution in at most 127 groups: stock Conv holds their number in an int8.
+
+    Neighbouring groups are merged, with zero weights between them.
+    """
+    if synapse.groups <= MAX_GROUPS:
+        return synapse
+    groups = max(few for few in range(1, MAX_GROUPS + 1) if synapse.groups % few == 0)
+    merged = synapse.groups // groups
+    outputs, inputs, *kernel = synapse.weight_oihw.shape
+    outputs //= synapse.groups
+    weight = np.zeros((groups, merged, outputs, merged, inputs, *kernel), dtype=np.int32)
+    diagonal = np.arange(merged)
+    # The two index arrays go to the front: merged, groups, outputs, inputs, kH, kW.
+    weight[:, diagonal, :, diagonal] = synapse.weight_oihw.reshape(
+        groups, merged, outputs, inputs, *kernel
+    ).swapaxes(0, 1)
+    shape = (groups * merged * outputs, merged * inputs, *kernel)
+    return replace(synapse, weight_oihw=weight.reshape(shape), groups=groups)
 
 
 def dense_process(synapse: Dense, source: Shape, message_bits: int) -> AbstractProcess:
