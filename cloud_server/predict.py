@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from splitcore.codec.context import CodeContext
-from splitcore.codec.registry import decode
+from splitcore.codec.registry import decode, warm
 from splitcore.errors import CodecError
 
 Scores = Callable[[np.ndarray], np.ndarray]  # uint8 (N, T, C, H, W) -> float32 (N, classes)
@@ -52,6 +52,7 @@ class Predictor:
 
     def warm(self) -> None:
         """Pay for compilation before the first sample comes."""
+        warm(self._context)
         self._scores(np.zeros((1, *self._context.shape), dtype=np.uint8))
 
     def _decode(self, parts: Parts, out_tchw: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from cloud_server.predict import Parts, Predictor, Result
 from cloud_server.tail import TailEngine
 from splitcore import tail
 from splitcore.bundle import Bundle
-from splitcore.codec.context import CodeContext
+from splitcore.codec import context
 from splitcore.errors import BundleError
 
 
@@ -27,7 +27,7 @@ def load_predictor(bundle: Bundle) -> Predictor:
             f"{bundle.cloud_path}: expected an input of shape {manifest.code_shape}, "
             f"got {engine.tail.graph.input.shape}"
         )
-    predictor = Predictor(CodeContext(manifest.spike_shape, manifest.code_rates), engine)
+    predictor = Predictor(context.of_bundle(bundle), engine)
     predictor.warm()
     return predictor
 

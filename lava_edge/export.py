@@ -14,6 +14,8 @@ from lava_edge import netx_file, reference
 from splitcore import bounds
 from splitcore import tail as tail_file
 from splitcore.bundle import Bundle, FileRecord, Manifest, Probe, write_bundle
+from splitcore.codec import context_model as model_file
+from splitcore.codec.context_model import ContextModel
 from splitcore.difference import difference
 from splitcore.errors import BundleError, NetxError
 from splitcore.graph import Graph
@@ -27,8 +29,9 @@ def export_bundle(
     tail: Tail,
     probe: Probe,
     describe: Callable[[dict[str, FileRecord]], Manifest],
+    context_model: ContextModel | None = None,
 ) -> Bundle:
-    """Write the bundle `out` with both halves, or nothing.
+    """Write the bundle `out` with both halves and, where given, its context model; or nothing.
 
     describe gets the file records and returns the manifest. Raises OverflowBoundError where the
     graph could leave 24 bits within the probe's number of steps, BundleError where the probe's
@@ -41,7 +44,18 @@ def export_bundle(
         netx_file.save(graph, path)
         prove(path, graph, probe)
 
-    return write_bundle(out, describe, write_edge, lambda path: tail_file.save(tail, path), probe)
+    def write_context(path: Path) -> None:
+        assert context_model is not None
+        model_file.save(context_model, path)
+
+    return write_bundle(
+        out,
+        describe,
+        write_edge,
+        lambda path: tail_file.save(tail, path),
+        probe,
+        write_context if context_model is not None else None,
+    )
 
 
 def prove(path: Path, graph: Graph, probe: Probe) -> None:

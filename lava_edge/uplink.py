@@ -32,7 +32,7 @@ from lava_edge.spill import Spill
 from splitcore import packet
 from splitcore import wire_pb2 as wire
 from splitcore.bundle import Bundle
-from splitcore.codec.context import CodeContext
+from splitcore.codec import context
 from splitcore.codec.registry import encode_best
 from splitcore.errors import DataError, LinkError, PacketError, UsageError
 from splitcore.packet import Greeting, Packet
@@ -130,10 +130,9 @@ class Uplink:
         self._access = Access(**access)
         self._metadata = self._access.metadata
         check_server(server, self._access)
-        manifest = bundle.manifest
         self._digest = bytes.fromhex(bundle.digest)
         self._greeting = Greeting(self._digest, os.urandom(packet.SESSION_BYTES))
-        self._context = CodeContext(manifest.spike_shape, manifest.code_rates)
+        self._context = context.of_bundle(bundle)
         self._patience = patience or Patience()
         self._max_pending = max_pending
         self._spill = None if spill is None else Spill(spill, self._digest, spill_bytes)

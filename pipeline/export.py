@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lava_edge.export import export_bundle
 
+from lava_edge.export import export_bundle
 from splitcore.bundle import Bundle, FileRecord, Manifest, Probe
+from splitcore.codec import context_fit
 from splitcore.errors import DataError
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from training.data import sources
 from training.data.dataset import Dataset
 
 PROBE_SAMPLES = 16
-RATE_SAMPLES = 1024  # training images over which the code's firing rates are taken
+CODE_SAMPLES = 8192  # training images over which the code's rates and context model are taken
 
 
 def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
@@ -32,7 +33,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
     model, config = found.model(), found.config
     graph, tail = model.lower()
     test = evaluate.answers(model, dataset.test.images)
-    rates = evaluate.answers(model, dataset.train.images[:RATE_SAMPLES]).code_ntchw
+    code = evaluate.answers(model, dataset.train.images[:CODE_SAMPLES]).code_ntchw
     bits = config.model.input_bits
     probe = Probe(
         frames_nchw=evaluate.levels(dataset.test.images[:PROBE_SAMPLES], bits),
@@ -52,7 +53,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
             feature_shape=model.feature_shape,
             code_shape=graph.output_shape,
             code_rates=tuple(
-                float(rate) for rate in rates.mean(axis=(0, 1, 3, 4), dtype=np.float64)
+                float(rate) for rate in code.mean(axis=(0, 1, 3, 4), dtype=np.float64)
             ),
             classes=found.classes,
             data=dataset.name,
@@ -66,7 +67,14 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
             files=files,
         )
 
-    return export_bundle(out, graph=graph, tail=tail, probe=probe, describe=describe)
+    return export_bundle(
+        out,
+        graph=graph,
+        tail=tail,
+        probe=probe,
+        describe=describe,
+        context_model=context_fit.fit(code),
+    )
 
 
 def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]:

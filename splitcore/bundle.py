@@ -4,6 +4,7 @@
     edge.net            the edge half up to the encoder's neurons, NetX HDF5
     cloud.safetensors   the cloud half (splitcore.tail)
     probe.safetensors   a few frames with the spikes and scores the trained model gave at export
+    context.safetensors optional: the context model of the code's spikes (splitcore.codec)
 
 The bundle's digest is the sha256 of manifest.json; the manifest names the digest of all the rest.
 A folder appears whole or not at all: it is written beside its place and renamed.
@@ -28,6 +29,7 @@ from splitcore import spikes
 from splitcore.errors import BundleError, CodecError
 
 MANIFEST, EDGE, CLOUD, PROBE = "manifest.json", "edge.net", "cloud.safetensors", "probe.safetensors"
+CONTEXT = "context.safetensors"
 FILES = (EDGE, CLOUD, PROBE)
 MAX_FILE_BYTES = 1 << 30
 
@@ -101,6 +103,11 @@ class Bundle:
         """The safetensors file of the cloud half."""
         return self.path / CLOUD
 
+    @property
+    def context_path(self) -> Path | None:
+        """The safetensors file of the code's context model, where the bundle has one."""
+        return self.path / CONTEXT if CONTEXT in self.manifest.files else None
+
     def probe(self) -> Probe:
         """The frames, spikes and scores recorded at export."""
         path = self.path / PROBE
@@ -138,7 +145,7 @@ def open_bundle(path: Path) -> Bundle:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise BundleError(f"{manifest_path}: {where}: {first['msg']}") from None
-    if set(manifest.files) != set(FILES):
+    if set(manifest.files) - {CONTEXT} != set(FILES):
         raise BundleError(f"{manifest_path}: files: expected {', '.join(FILES)}")
     if len(manifest.code_rates) != manifest.code_shape[0]:
         raise BundleError(f"{manifest_path}: code_rates: expected {manifest.code_shape[0]} rates")
@@ -160,11 +167,12 @@ def write_bundle(
     write_edge: Callable[[Path], None],
     write_cloud: Callable[[Path], None],
     probe: Probe,
+    write_context: Callable[[Path], None] | None = None,
 ) -> Bundle:
     """Write a whole bundle to `out`, or nothing. An older bundle there is replaced.
 
-    describe gets the file records and returns the manifest; write_edge and write_cloud write the
-    file at the path they are given.
+    describe gets the file records and returns the manifest; write_edge, write_cloud and, where
+    given, write_context write the file at the path they are given.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise BundleError(f"{out}: exists and is no bundle; choose another place")
@@ -181,9 +189,13 @@ def write_bundle(
             "labels": np.ascontiguousarray(probe.labels_n, dtype=np.int64),
         }
         save_file(tensors, str(scratch / PROBE))
+        names = FILES
+        if write_context is not None:
+            write_context(scratch / CONTEXT)
+            names = (*FILES, CONTEXT)
         records = {
             name: FileRecord(sha256=sha256(scratch / name), bytes=(scratch / name).stat().st_size)
-            for name in FILES
+            for name in names
         }
         manifest = describe(records)
         (scratch / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from splitcore.bundle import Bundle
+from splitcore.codec import context_model
 from splitcore.codec.context_model import ContextModel
 from splitcore.errors import CodecError
 from splitcore.spikes import SpikeShape, check_spikes
@@ -60,3 +62,10 @@ class CodeContext:
                 f"got shape {past_tchw.shape}"
             )
         return check_spikes(past_tchw, (len(past_tchw), *self.shape[1:]))
+
+
+def of_bundle(bundle: Bundle) -> CodeContext:
+    """What a bundle says of its code. Raises BundleError where its context model is damaged."""
+    manifest, path = bundle.manifest, bundle.context_path
+    model = context_model.load(path, manifest.spike_shape) if path else None
+    return CodeContext(manifest.spike_shape, manifest.code_rates, model)

@@ -102,6 +102,14 @@ def decode(
     return spikes
 
 
+def warm(context: CodeContext) -> None:
+    """Compile every coder, so that the first sample does not wait for it."""
+    silence = np.zeros(context.shape, dtype=np.uint8)
+    for codec in _CODECS:
+        if codec.usable(context):
+            decode(codec.id, encode(codec, silence, context), context)
+
+
 def _checked(spikes_tchw: np.ndarray, context: CodeContext, past: np.ndarray) -> np.ndarray:
     steps = len(spikes_tchw)
     if not 1 <= steps <= context.shape[0] - len(past):
