@@ -60,10 +60,17 @@ class Batcher:
         self._scheduled = False
         self._seconds_per_sample = 0.001
 
-    def submit(self, parts: Parts) -> asyncio.Future[Result]:
-        """A future of the sample's scores. Raises OverloadError where the queue is full."""
+    def check_room(self) -> None:
+        """Raise OverloadError where the queue is full."""
         if len(self._waiting) >= self.limits.max_queue:
             raise OverloadError(self.retry_ms())
+
+    def submit(self, parts: Parts) -> asyncio.Future[Result]:
+        """A future of the sample's scores.
+
+        The caller sees to it that the queue stays bounded: a call without a stream asks
+        `check_room` first, a stream has its credit and waits for `room` before it reads on.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append(_Waiting(parts, future, time.monotonic()))

@@ -98,9 +98,14 @@ class Service:
         return served
 
     def greet(self, raw_hello: bytes, reply: Callable[[Reply | Exception], None]) -> Conversation:
-        """Begin a stream whose replies go to `reply`. Raises PacketError or RefusedError."""
+        """Begin a stream whose replies go to `reply`.
+
+        Raises PacketError, RefusedError, or OverloadError where samples queue up already.
+        """
         greeting = packet.unpack_hello(raw_hello)
-        return Conversation(self, self.find(greeting), greeting.session, reply)
+        served = self.find(greeting)
+        served.batcher.check_room()
+        return Conversation(self, served, greeting.session, reply)
 
     async def classify(self, raw_request: bytes) -> bytes:
         """One request, one answer. Raises PacketError, CodecError, RefusedError, OverloadError."""
@@ -112,6 +117,7 @@ class Service:
         mark = _mark((received,))
         known = self.recall(served, greeting.session, received.sample, mark)
         if known is None:
+            served.batcher.check_room()
             result = await served.batcher.submit(_parts((received,)))
             if isinstance(result, CodecError):
                 raise result
@@ -195,7 +201,7 @@ class Conversation:
         """Take one message and return how many packets it held.
 
         Raises PacketError for bytes that are none and after too many damaged packets, WindowError
-        where the client passes its credit, OverloadError where the server has no room.
+        where the client passes its credit.
         """
         arrived = time.perf_counter()
         message = packet.parse(raw)
