@@ -37,13 +37,14 @@ def run(
 
     Raises BundleError, DataError or ProfileError before anything is simulated.
     """
+    started = time.perf_counter()
     chosen = [profile.load(name) for name in profiles or DEFAULT_PROFILES]
     opened = open_bundle(Path(bundle))
     test = images.load(opened, data, samples or DEFAULT_SAMPLES)
     graph = netx_file.load(opened.edge_path, opened.manifest.input_bits or None)
-    started = time.perf_counter()
+    simulating = time.perf_counter()
     counts = _simulated(opened.edge_path, test.frames_ntchw)
-    simulated_s = time.perf_counter() - started
+    simulated_s = time.perf_counter() - simulating
     steps = opened.manifest.steps
     events = np.count_nonzero(test.frames_ntchw[:, 0], axis=(1, 2, 3)) * steps
     if not opened.manifest.input_bits:  # frames differ from step to step

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline import plan, report
 from splitcore.errors import ProfileError, ResultError, UsageError
-from tests.pipeline import chromium, example
+from tests.pipeline import browser, example
 
 
 def written(tmp_path, name, accuracy, wire_bytes, full_pj, **details):
@@ -167,11 +167,11 @@ def test_plan_unknown_link_or_profile_is_refused(files):
         plan.plan([], link="wifi", profile="loihi1")
 
 
-def test_report_of_several_results_draws_the_decision_without_error(files, tmp_path):
+def test_report_of_several_results_draws_the_decision_without_error(files, tmp_path, chromium):
     out = tmp_path / "page" / "cuts.html"
     answer = report.run(files, out)
     assert answer["chosen"] == "middle"
-    seen = chromium.probe(out, tmp_path)
+    seen = browser.probe(chromium, out, tmp_path)
     assert seen["problems"] == []
     assert seen["overflow"] <= 0
     drawn = {picture["id"] for picture in seen["pictures"]}

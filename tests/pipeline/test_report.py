@@ -5,14 +5,14 @@ import pytest
 
 from pipeline import page, report, results
 from splitcore.errors import ResultError, UsageError
-from tests.pipeline import chromium, example
+from tests.pipeline import browser, example
 
 HOSTILE = '</script><script class="planted">alert(1)</script><b>&"'
 
 
-def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_path):
+def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_path, chromium):
     file = report.write(example.result(), tmp_path / "report.html")
-    seen = chromium.probe(file, tmp_path)
+    seen = browser.probe(chromium, file, tmp_path)
     assert seen["problems"] == []
     assert seen["overflow"] <= 0
     drawn = {picture["id"]: picture for picture in seen["pictures"]}
@@ -31,9 +31,9 @@ def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_pat
     assert "Davies et al." in seen["text"]
 
 
-def test_write_hostile_names_are_shown_as_text(tmp_path):
+def test_write_hostile_names_are_shown_as_text(tmp_path, chromium):
     file = report.write(example.result(HOSTILE, HOSTILE), tmp_path / "report.html")
-    seen = chromium.probe(file, tmp_path)
+    seen = browser.probe(chromium, file, tmp_path)
     assert seen["problems"] == []
     assert seen["scripts"] == 0
     assert HOSTILE in seen["text"]

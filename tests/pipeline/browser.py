@@ -3,11 +3,8 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
-
-import pytest
 
 FLAGS = (
     "--headless",
@@ -39,15 +36,7 @@ LATE = """<script>window.addEventListener("load", function () { setTimeout(funct
   }); document.body.appendChild(out); }, 1500); });</script>"""
 
 
-def binary() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        found = shutil.which(name)
-        if found:
-            return found
-    pytest.fail("no Chromium: install the system package 'chromium' (apt-get install chromium)")
-
-
-def probe(page: Path, scratch: Path, width: int = 1280) -> dict:
+def probe(chromium: str, page: Path, scratch: Path, width: int = 1280) -> dict:
     """Errors, horizontal overflow, pictures and text of a page, drawn at this width."""
     text = page.read_text(encoding="utf-8")
     copy = scratch / "probed.html"
@@ -57,7 +46,7 @@ def probe(page: Path, scratch: Path, width: int = 1280) -> dict:
     )
     run = subprocess.run(
         [
-            binary(),
+            chromium,
             *FLAGS,
             f"--user-data-dir={scratch / 'browser'}",
             f"--window-size={width},1000",

@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from lava_edge import netx_file, reference
+from measure import energy as pricing
+from measure import profile
+from measure.counts import count
+from pipeline import energy, images
+from splitcore.bundle import open_bundle
+from splitcore.errors import BundleError, ProfileError
+
+SAMPLES = 12
+
+
+@pytest.fixture(scope="module")
+def answer(digits_bundle):
+    return energy.run(digits_bundle, samples=SAMPLES)
+
+
+def test_run_prices_what_the_reference_says_fired(digits_bundle, answer):
+    bundle = open_bundle(digits_bundle)
+    frames = images.load(bundle, None, SAMPLES).frames_ntchw
+    graph = netx_file.load(bundle.edge_path)
+    counts = count(graph, frames, reference.run(graph, frames).spikes)
+    assert answer["samples"] == SAMPLES
+    for field, total in counts.total().items():
+        assert answer[field] * SAMPLES == pytest.approx(total, abs=1e-6), field
+        assert total > 0, field
+    events = (frames > 0).sum(axis=(1, 2, 3, 4))
+    for name in energy.DEFAULT_PROFILES:
+        priced = pricing.energy(
+            graph, counts, profile.load(name), bundle.manifest.steps, events
+        ).mean_pj()
+        assert answer["energy_pj"][name] == priced
+    assert answer["rate_times_steps"] == pricing.rate_times_steps(graph, counts)
+
+
+def test_run_layers_add_up_to_the_whole(answer):
+    for record in answer["profiles"].values():
+        for accounting in ("op_only", "full"):
+            total = sum(layer[accounting] for layer in record["layers"].values())
+            assert total == pytest.approx(record["energy_pj"][accounting], rel=1e-9)
+    assert sum(layer["spikes"] for layer in answer["layers"]) == pytest.approx(answer["spikes"])
+
+
+def test_run_is_json_and_its_summary_calls_energies_modelled(answer):
+    assert json.loads(json.dumps(answer, allow_nan=False))["bundle"] == answer["bundle"]
+    assert "energies modelled" in energy.summary(answer)
+
+
+def test_run_own_profile_by_path_is_used(digits_bundle, tmp_path):
+    own = json.loads((profile.FOLDER / "odin.json").read_text())
+    own["name"] = "mine"
+    own["figures"]["synop_energy"].update(value=1.0, low=1.0, high=1.0)
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(own))
+    answer = energy.run(digits_bundle, profiles=[str(path)], samples=4)
+    assert list(answer["energy_pj"]) == ["mine"]
+    assert answer["energy_pj"]["mine"]["op_only"] == pytest.approx(answer["synops"])
+    assert "without macs" in energy.summary(answer)
+
+
+def test_run_bad_input_is_refused_before_anything_is_simulated(digits_bundle, tmp_path):
+    with pytest.raises(ProfileError, match="abacus"):
+        energy.run(digits_bundle, profiles=["abacus"])
+    with pytest.raises(BundleError):
+        energy.run(tmp_path)
