@@ -9,8 +9,8 @@ A chain is written as lava-dl's own SLAYER blocks write it, dataset for dataset,
     /layer/2   type flatten   shape
     /layer/3   type dense     shape inFeatures outFeatures weight bias? delay? neuron/…
 
-What NetX cannot say is an extension under another root group, so that a stock reader, which looks
-for /layer first, stops with a KeyError instead of running part of a network:
+What NetX cannot say, or stock would compute wrongly, is an extension under another root group, so
+that a stock reader, which looks for /layer first, stops with a KeyError and runs no part of it:
 
     /network/input            shape messageBits
     /network/layer/k          shape bias? neuron/…
@@ -46,9 +46,11 @@ from lava_edge.netx_layers import (
     write_synapse,
     write_type,
 )
-from splitcore.graph import Current, Dense, Graph, Input, Lif, Shape
+from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif, Shape, Synapse
 
 VERSION = 1
+STOCK_CONV_MAX = 127  # int8 in lava/proc/conv/models.py
+
 _VERSION, _BITS = "spikebottlenet_version", "input_message_bits"  # attributes
 
 
@@ -100,10 +102,31 @@ def load(path: Path, input_message_bits: int | None = None) -> Graph:
 
 
 def _is_stock(graph: Graph) -> bool:
-    """A chain in which no conv follows a dense layer; stock has lost height and width there."""
-    synapses = [current.synapse for _, current in graph.currents()]
-    dense = [isinstance(synapse, Dense) for synapse in synapses]
-    return graph.is_chain and dense == sorted(dense)
+    """Whether stock NetX can say this network and computes it right; else it must refuse the file.
+
+    Stock loses height and width behind a dense layer, and two of its routines are wrong in silence:
+    `PyConvModel` holds groups and the like in int8 (128 groups gave 711 wrong spikes), and
+    `optimize_weight_bits` lets a dense layer without positive weights be clipped to −255.
+    """
+    synapses = [(current.synapse, graph.shapes[current.source]) for _, current in graph.currents()]
+    dense = [isinstance(synapse, Dense) for synapse, _ in synapses]
+    return (
+        graph.is_chain
+        and dense == sorted(dense)
+        and all(_is_stock_synapse(synapse, source) for synapse, source in synapses)
+    )
+
+
+def _is_stock_synapse(synapse: Synapse, source: Shape) -> bool:
+    match synapse:
+        case Identity():
+            return source[0] <= STOCK_CONV_MAX
+        case Conv(weight_oihw=weight, stride=stride, padding=padding, dilation=dilation):
+            sizes = (*weight.shape[2:], *stride, *padding, *dilation, synapse.groups)
+            return max(sizes) <= STOCK_CONV_MAX
+        case Dense(weight_oi=weight):
+            return bool(weight.max() > 0)
+    return False
 
 
 def _write_chain(file: h5py.File, graph: Graph) -> None:

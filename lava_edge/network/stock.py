@@ -12,6 +12,8 @@ OR-ed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from lava.magma.core.decorator import implements, tag
 from lava.magma.core.model.sub.model import AbstractSubProcessModel
@@ -26,6 +28,8 @@ from lava.proc.lif.process import LIFReset
 from lava_edge.network.process import EdgeNetwork, FrameSource, SpikeTap, StateTap, whc
 from splitcore.errors import GraphError
 from splitcore.graph import STATE_SHIFT, Conv, Current, Dense, Graph, Identity, Lif, Shape
+
+MAX_GROUPS = 127  # int8 in lava/proc/conv/models.py; 128 groups give wrong sums in silence
 
 
 @implements(proc=EdgeNetwork, protocol=LoihiProtocol)
@@ -136,7 +140,7 @@ class StockEdgeNetwork(AbstractSubProcessModel):
 
 
 def conv_process(synapse: Conv, source: Shape, message_bits: int) -> ConvProcess:
-    """A stock Conv of this synapse: O, kW, kH, I with both spatial axes flipped, as Lava wants it."""
+    """A stock Conv of this synapse: O, kW, kH, I, both spatial axes flipped, as Lava wants it."""
     synapse = with_few_groups(synapse)
     weight = synapse.weight_oihw[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)
     return ConvProcess(

@@ -132,3 +132,25 @@ def test_load_of_known_message_bits_refuses_others(tmp_path):
     assert netx_file.load(path, input_message_bits=6).input.message_bits == 6
     with pytest.raises(NetxError, match="6 message bits, not 8"):
         netx_file.load(path, input_message_bits=8)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        chain(Identity(34), shape=(128, 1, 1)),
+        chain(Conv(np.full((128, 1, 1, 1), 2), groups=128), shape=(128, 2, 2)),
+        chain(Conv(np.full((1, 2, 1, 1), 2), stride=(128, 1)), shape=(2, 200, 1)),
+        chain(Dense(np.array([[-256, 0], [-2, -4]])), shape=(2, 1, 1), bias=90),
+    ],
+)
+def test_file_of_chain_that_stock_computes_wrongly_is_kept_from_stock(tmp_path, graph):
+    path = saved(graph, tmp_path)
+    assert difference(graph, netx_file.load(path)) is None
+    with h5py.File(path) as file:
+        assert "layer" not in file
+
+
+def test_file_of_127_groups_is_a_stock_chain(tmp_path):
+    graph = chain(Conv(np.full((127, 1, 1, 1), 2), groups=127), shape=(127, 2, 2))
+    with h5py.File(saved(graph, tmp_path)) as file:
+        assert "layer" in file
