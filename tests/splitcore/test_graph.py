@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+
+from splitcore.errors import GraphError
+from splitcore.graph import Conv, ConvTranspose, Current, Dense, Graph, Identity, Input, Lif
+
+
+def lif(name, *currents, channels=2, **options):
+    values = {"bias": np.zeros(channels, int), "threshold": 10, "voltage_decay": 1024} | options
+    return Lif(name, tuple(currents), **values)
+
+
+def weights(*shape):
+    return np.full(shape, 2)
+
+
+def test_conv_shape_follows_stride_padding_dilation_by_axis():
+    # height: (10 + 2·1 − 2·(3−1) − 1) // 2 + 1 = 4; width: (9 + 0 − 1·(2−1) − 1) // 1 + 1 = 8
+    conv = Conv(weights(4, 3, 3, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 1))
+    assert conv.output_shape((3, 10, 9)) == (4, 4, 8)
+
+
+def test_conv_of_groups_counts_the_input_channels_of_all():
+    assert Conv(weights(4, 2, 1, 1), groups=2).output_shape((4, 5, 5)) == (4, 5, 5)
+
+
+def test_transposed_conv_shape_inverts_the_strided_conv():
+    assert ConvTranspose(weights(2, 3, 4, 2), stride=(2, 2), padding=(1, 0)).output_shape(
+        (2, 5, 5)
+    ) == (3, 10, 10)
+
+
+def test_dense_shape_counts_the_flattened_source():
+    assert Dense(weights(7, 24)).output_shape((2, 3, 4)) == (7, 1, 1)
+
+
+def test_dense_of_zero_delays_has_none():
+    assert Dense(weights(2, 3), np.zeros((2, 3), int)).delay_oi is None
+
+
+def test_identity_as_conv_is_depthwise_with_its_weight():
+    conv = Identity(-6).as_conv(3)
+    assert (conv.groups, conv.weight_oihw.tolist()) == (3, [[[[-6]]]] * 3)
+
+
+def test_records_copy_their_arrays_and_refuse_writing():
+    mine = weights(2, 3)
+    dense = Dense(mine)
+    mine[0, 0] = 99
+    assert dense.weight_oi[0, 0] == 2
+    with pytest.raises(ValueError, match="read-only"):
+        dense.weight_oi[0, 0] = 4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Conv(weights(2, 2, 3)), "4 non-empty dimensions"),
+        (lambda: Conv(np.zeros((2, 0, 3, 3), int)), "non-empty"),
+        (lambda: Conv(weights(2, 2, 1, 1) * 200), r"values in \[-256, 254\]"),
+        (lambda: Conv(weights(2, 2, 1, 1) * 1.0), "expected integers"),
+        (lambda: Conv(weights(2, 2, 1, 1), stride=(0, 1)), "conv stride"),
+        (lambda: Conv(weights(2, 2, 1, 1), padding=(0, -1)), "conv padding"),
+        (lambda: Conv(weights(3, 1, 1, 1), groups=2), "does not divide"),
+        (lambda: Conv(weights(2, 2, 3, 3)).output_shape((2, 2, 2)), "does not fit"),
+        (lambda: Conv(weights(2, 2, 1, 1)).output_shape((3, 2, 2)), "expected 2 input channels"),
+        (lambda: ConvTranspose(weights(2, 2, 1, 1)).output_shape((3, 2, 2)), "expected 2 channels"),
+        (lambda: Dense(weights(2, 3)).output_shape((2, 1, 1)), "expected 3 inputs"),
+        (lambda: Dense(weights(2, 3), np.full((2, 3), 63)), "dense delay"),
+        (lambda: Dense(weights(2, 3), np.full((3, 2), 1)), "expected shape"),
+        (lambda: Identity(255), "identity weight"),
+        (lambda: Input((2, 0, 3)), "input shape"),
+        (lambda: Input((2, 3, 3), 17), "message_bits"),
+        (lambda: lif("", Current("input", Identity(2))), "a name"),
+        (lambda: lif("a"), "at least one current"),
+        (lambda: lif("a", Current("input", Identity(2)), threshold=0), "threshold"),
+        (lambda: lif("a", Current("input", Identity(2)), threshold=4096), "threshold"),
+        (lambda: lif("a", Current("input", Identity(2)), voltage_decay=4097), "voltage_decay"),
+        (lambda: lif("a", Current("input", Identity(2)), current_decay=-1), "current_decay"),
+        (lambda: lif("a", Current("input", Identity(2)), bias=np.full(2, 4096)), "bias"),
+    ],
+)
+def test_record_that_cannot_be_names_what_is_wrong(make, message):
+    with pytest.raises(GraphError, match=message):
+        make()
+
+
+def graph(*layers):
+    return Graph(Input((2, 3, 3)), layers)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([], "at least one layer"),
+        ([lif("input", Current("input", Identity(2)))], "the name is taken"),
+        ([lif("a", Current("b", Identity(2)))], "source 'b' is not before it"),
+        ([lif("a", Current("a", Identity(2)))], "source 'a' is not before it"),
+        ([lif("a", Current("input", Dense(weights(2, 5))))], "layer a: dense: expected 5 inputs"),
+        ([lif("a", Current("input", Identity(2)), channels=3)], "expected 2 biases"),
+        (
+            [
+                lif(
+                    "a",
+                    Current("input", Identity(2)),
+                    Current("input", Conv(weights(2, 2, 3, 3))),
+                )
+            ],
+            "currents of shapes",
+        ),
+    ],
+)
+def test_graph_that_cannot_be_names_the_layer(layers, message):
+    with pytest.raises(GraphError, match=message):
+        graph(*layers)
+
+
+def residual():
+    a = lif("a", Current("input", Identity(2)))
+    b = lif("b", Current("a", Identity(2)))
+    c = lif("c", Current("b", Identity(2)), Current("input", Identity(4)))
+    return graph(a, b, c)
+
+
+def test_graph_depth_is_the_longest_way():
+    assert residual().depth == {"input": 0, "a": 1, "b": 2, "c": 3}
+
+
+def test_graph_relays_make_the_shortcut_as_long_as_the_main_path():
+    made = residual()
+    assert [made.relays(made.layers[2], current) for current in made.layers[2].currents] == [0, 2]
+
+
+def test_graph_with_a_shortcut_is_no_chain():
+    assert not residual().is_chain
+    assert graph(*residual().layers[:2]).is_chain
+
+
+def test_graph_source_max_is_one_but_for_a_graded_input():
+    made = Graph(Input((2, 3, 3), 6), residual().layers)
+    assert (made.source_max("input"), made.source_max("a")) == (63, 1)
+
+
+def test_graph_output_is_its_last_layer():
+    assert (residual().output.name, residual().output_shape) == ("c", (2, 3, 3))
