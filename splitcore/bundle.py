@@ -32,6 +32,7 @@ MANIFEST, EDGE, CLOUD, PROBE = "manifest.json", "edge.net", "cloud.safetensors",
 CONTEXT = "context.safetensors"
 FILES = (EDGE, CLOUD, PROBE)
 MAX_FILE_BYTES = 1 << 30
+MAX_MANIFEST_BYTES = 1 << 20
 
 Positive = Annotated[int, Field(ge=1, le=1 << 20)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -113,13 +114,22 @@ class Bundle:
         path = self.path / PROBE
         try:
             tensors = load_file(str(path))
-            frames = tensors["frames"]
-            code = spikes.unpack(
-                tensors["code"].tobytes(), (len(frames), *self.manifest.spike_shape)
-            )
-            return Probe(frames, code, tensors["scores"], tensors["labels"])
-        except (OSError, SafetensorError, KeyError, CodecError) as error:
+            frames, scores, labels = (tensors[name] for name in ("frames", "scores", "labels"))
+            count = len(labels.reshape(-1))
+            code = spikes.unpack(tensors["code"].tobytes(), (count, *self.manifest.spike_shape))
+        except (OSError, SafetensorError, KeyError, TypeError, CodecError) as error:
             raise BundleError(f"{path}: damaged probe ({error})") from None
+        for name, tensor, dtype, shape in (
+            ("frames", frames, np.uint8, (count, *self.manifest.input_shape)),
+            ("scores", scores, np.float32, (count, len(self.manifest.classes))),
+            ("labels", labels, np.int64, (count,)),
+        ):
+            if tensor.dtype != dtype or tensor.shape != shape:
+                raise BundleError(
+                    f"{path}: {name}: expected {np.dtype(dtype)} {shape}, "
+                    f"got {tensor.dtype} {tensor.shape}"
+                )
+        return Probe(frames, code, scores, labels)
 
 
 def sha256(path: Path) -> str:
@@ -137,6 +147,8 @@ def open_bundle(path: Path) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle folder")
     try:
+        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{manifest_path}: more than {MAX_MANIFEST_BYTES:,} bytes")
         raw = manifest_path.read_bytes()
         manifest = Manifest.model_validate_json(raw)
     except OSError as error:

@@ -147,7 +147,7 @@ def load(path: Path) -> Tail:
         return _tail(json.loads(metadata["structure"]), tensors)
     except GraphError as error:
         raise BundleError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path}: damaged structure ({error!r})") from None
 
 
