@@ -142,6 +142,9 @@ class Endpoint:
             self._streams.add(exchange)
             self.service.metrics.streams.set(len(self._streams))
             ended = await exchange.run(self.limits.hello_s)
+        except asyncio.CancelledError:  # what it left waiting is computed, for when it comes back
+            self.service.metrics.failed("client_gone")
+            raise
         except Exception as error:
             ended = error
         finally:

@@ -8,7 +8,7 @@ import time
 import grpc
 
 from cloud_server.security import Rates, peer_host
-from cloud_server.service import Conversation, Reply, Service
+from cloud_server.service import Conversation, RefusedError, Reply, Service
 from splitcore import packet
 from splitcore.errors import PacketError
 
@@ -42,7 +42,7 @@ class Exchange:
     async def run(self, hello_s: float) -> Exception | None:
         """Serve the stream to its end; returns what it ended with, if not with the client's will.
 
-        Raises PacketError or RefusedError for its hello.
+        Raises RefusedError for its hello, PacketError where none comes.
         """
         try:
             raw_hello = await asyncio.wait_for(self._context.read(), hello_s)
@@ -50,7 +50,10 @@ class Exchange:
             raise PacketError(f"hello: none came within {hello_s:g} s") from None
         if raw_hello is END:
             return None
-        conversation = self._service.greet(raw_hello, self._reply)
+        try:
+            conversation = self._service.greet(raw_hello, self._reply)
+        except PacketError as error:  # saying it again will not help
+            raise RefusedError(str(error)) from None
         self._conversation = conversation
         self._reader = asyncio.ensure_future(self._read(conversation))
         try:

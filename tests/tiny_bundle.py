@@ -22,6 +22,11 @@ def even(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return (rng.integers(-60, 80, shape) * 2).astype(np.int32)
 
 
+def centred(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random even weights that cancel out, for layers with many inputs."""
+    return (rng.integers(-15, 16, shape) * 2).astype(np.int32)
+
+
 def lif(rng: np.random.Generator, name: str, channels: int, *currents: Current) -> Lif:
     """A layer with random bias and decays that are no powers of two."""
     return Lif(
@@ -51,7 +56,7 @@ def random_tail(seed: int = 0) -> Tail:
             Current("a", Conv(even(rng, 6, 3, 3, 3) // 4 * 2, padding=(1, 1), groups=2)),
             Current("decoder", Identity(64)),
         ),
-        lif(rng, "c", 7, Current("b", Dense(even(rng, 7, 6 * 8 * 8) // 8 * 2))),
+        lif(rng, "c", 7, Current("b", Dense(centred(rng, 7, 6 * 8 * 8)))),
     )
     graph = Graph(Input(CODE_SHAPE, name="code"), layers)
     weight = rng.normal(size=(CLASSES, 7)).astype(np.float32)

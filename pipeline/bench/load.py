@@ -7,6 +7,7 @@ Every answer is checked against the label that the same tail gave offline.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -60,7 +61,7 @@ class _Client:
         self._digest = samples["digest"].tobytes()
         payloads, offsets = samples["payloads"].tobytes(), samples["offsets"]
         self._codecs = samples["codecs"].tolist()
-        self._payloads = [payloads[a:b] for a, b in zip(offsets, offsets[1:], strict=False)]
+        self._payloads = [payloads[a:b] for a, b in itertools.pairwise(offsets)]
         self._labels = samples["labels"].tolist()
         self._channel, self._end = channel, end
         self.due: deque[float] = deque()

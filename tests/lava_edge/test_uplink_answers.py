@@ -1,0 +1,149 @@
+"""The uplink on a healthy link: answers, costs, limits, and refusals that are final."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from lava_edge.uplink import Patience, Uplink
+from splitcore import packet
+from splitcore.errors import DataError, LinkError, UsageError
+from tests.link import Relay, check_answers, cloud, collect
+from tests.tiny_bundle import STEPS, make_bundle, random_code
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+def test_every_sample_gets_its_own_answer(bundle):
+    codes = random_code(300)
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        check_answers(collect(uplink, codes), codes)
+        assert uplink.lost == uplink.waiting == ()
+
+
+def test_steps_one_at_a_time_give_the_same_answers(bundle):
+    codes = random_code(20)
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        for step in range(STEPS):  # samples interleaved
+            for sample, code in enumerate(codes):
+                uplink.send_step(sample, step + 1, code[step])
+        check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+
+
+def test_step_out_of_turn_raises_data_error(bundle):
+    code = random_code(1)[0]
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        with pytest.raises(DataError, match="expected step 1, got 2"):
+            uplink.send_step(0, 2, code[1])
+
+
+def test_spikes_of_another_shape_raise_data_error(bundle):
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        with pytest.raises(DataError, match="expected shape"):
+            uplink.send(0, np.zeros((STEPS, 3, 4, 5), np.uint8))
+
+
+def test_sample_that_is_on_its_way_cannot_be_sent_again(bundle):
+    codes = random_code(2)
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        server.model.stalled = True
+        uplink.send(7, codes[0])
+        with pytest.raises(DataError, match="on its way"):
+            uplink.send(7, codes[1])
+        server.model.stalled = False
+        assert [answer.sample for answer in uplink.answers()] == [7]
+        uplink.send(7, codes[1])
+        assert [answer.sample for answer in uplink.answers()] == [7]
+
+
+def test_envelope_costs_at_most_24_bytes_a_sample(bundle):
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        for answer in uplink.classify(enumerate(random_code(100))):
+            assert 0 < answer.envelope_bits <= 8 * packet.MAX_ENVELOPE_BYTES
+            assert answer.payload_bits % 8 == 0 < answer.payload_bits
+
+
+def test_modelled_wire_bytes_are_those_that_a_socket_carries(bundle):
+    codes = random_code(400)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        with Uplink(relay.address, bundle) as uplink:
+            first = sum(answer.wire_bytes for answer in uplink.classify(enumerate(codes[:100])))
+            before = relay.up_bytes
+            more = enumerate(codes[100:], start=100)
+            modelled = sum(answer.wire_bytes for answer in uplink.classify(more))
+            measured = relay.up_bytes - before
+    assert first > 0
+    assert modelled <= measured
+    # Beyond the model: acknowledgements of HTTP/2 pings and window updates.
+    assert measured - modelled < 0.25 * measured
+
+
+def test_pending_samples_are_bounded(bundle):
+    codes = random_code(40)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, max_pending=8) as uplink:
+        server.model.stalled = True
+        sent = []
+
+        def send_all():
+            for sample, code in enumerate(codes):
+                uplink.send(sample, code)
+                sent.append(sample)
+
+        sender = threading.Thread(target=send_all)
+        sender.start()
+        deadline = time.monotonic() + 20
+        while len(sent) < 8 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert len(uplink.waiting) == 8
+        server.model.stalled = False
+        answers = {}
+        while len(answers) < len(codes):
+            answers.update({answer.sample: answer.label for answer in uplink.answers()})
+        sender.join()
+        check_answers(answers, codes)
+
+
+def test_server_that_is_not_there_raises_link_error_in_seconds(bundle):
+    with pytest.raises(LinkError, match="cannot be reached"):
+        with Uplink("127.0.0.1:1", bundle, patience=Patience(connect_s=0.5)):
+            pass
+
+
+def test_address_that_swallows_connections_raises_link_error(bundle):
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        relay.up_gate.clear()
+        with pytest.raises(LinkError, match="does not answer"):
+            with Uplink(relay.address, bundle, patience=Patience(connect_s=0.5)):
+                pass
+
+
+def test_other_bundle_is_refused_by_name(bundle, tmp_path):
+    other = make_bundle(tmp_path / "other", seed=3, name="other")
+    with cloud([bundle]) as server:
+        with pytest.raises(LinkError, match=r"is not served here \(served: tiny"):
+            with Uplink(server.address, other):
+                pass
+
+
+def test_other_version_is_refused_with_both_versions(bundle, monkeypatch):
+    with cloud([bundle]) as server:
+        uplink = Uplink(server.address, bundle)
+        object.__setattr__(uplink._greeting, "version", 2)
+        with pytest.raises(LinkError, match="speaks version 1, the other version 2"):
+            uplink.__enter__()
+
+
+@pytest.mark.parametrize("server", ["nowhere", "127.0.0.1:", ":80", "127.0.0.1:x", "h:70000"])
+def test_address_that_is_none_raises_usage_error(bundle, server):
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        Uplink(server, bundle)
+
+
+def test_plaintext_to_another_machine_needs_saying(bundle):
+    with pytest.raises(UsageError, match="not encrypted"):
+        Uplink("10.1.2.3:50051", bundle)
+    Uplink("10.1.2.3:50051", bundle, insecure=True)
