@@ -1,4 +1,4 @@
-"""An exact replacement of `lava.proc.conv.utils.conv` that sums in BLAS instead of per channel pair.
+"""An exact `lava.proc.conv.utils.conv` that sums in BLAS instead of per channel pair.
 
 Lava's own routine convolves every pair of channels on its own. This one gathers the kernel taps and
 multiplies once a group, in floats that hold every integer they can meet: float32 while no sum can

@@ -20,6 +20,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.caching import NullCache
 from numba.extending import intrinsic
 
 LANES = 16  # channels are padded to a multiple of it
@@ -366,13 +367,6 @@ def _list(words: Any, events: Any, starts: Any, words_a_pixel: int) -> None:
 
 
 @_compiled
-def list_events(spikes: Any, events: Any, starts: Any, lo: int, hi: int, channels: int) -> None:
-    """`_list` for samples lo … hi of spikes given as words of eight."""
-    for n in range(lo, hi):
-        _list(spikes[n], events[n], starts[n], channels // WORD)
-
-
-@_compiled
 def list_values(frames: Any, events: Any, values: Any, starts: Any, lo: int, hi: int) -> None:
     """Nonzero values of frames (N, C, H, W) as events in channels-last order."""
     _, channels, height, width = frames.shape
@@ -480,3 +474,11 @@ def _decayed(state: Any, keep: Any) -> Any:
 def _wrapped(u: Any) -> Any:
     u = np.int32(u - WRAP) if u > LIMIT else u
     return np.int32(u + WRAP) if u <= -LIMIT else u
+
+
+def forget_cache() -> None:
+    """Compile anew in this process, and keep nothing on disk."""
+    for kernel in (
+        _passed, gather, gather_graded, depthwise, _list, list_values, add, lif
+    ):  # fmt: skip
+        kernel._cache = NullCache()

@@ -5,7 +5,7 @@ at step t). Lava adds one step a synapse; its runtime aligns that away. State st
 sample.
 
 Synaptic sums run in BLAS on floats that hold every integer they can meet: float32 while no sum
-can reach 2^24, float64 beyond. Everything after the sum is integer arithmetic as in `splitcore.graph`.
+can reach 2^24, float64 beyond. After the sum all is integer arithmetic as in `splitcore.graph`.
 """
 
 from __future__ import annotations

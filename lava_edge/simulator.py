@@ -3,10 +3,10 @@
 Lava cannot be trusted to end: an exception in a model leaves its neighbours waiting for ever, and
 its actors and shared memory behind. So it runs here, in a session of its own, under rules:
 
-- the caller holds the other end of the control pipe; when that closes, all of this ends;
-- an actor that dies is reported and ends all of this;
-- actors die with this process (PR_SET_PDEATHSIG);
-- shared memory carries a prefix, temporary files a folder, that the caller removes afterwards.
+- the caller holds the other end of the control pipe; when that closes, all of this ends at once;
+- an actor that dies is reported to the caller, who then ends all of this;
+- actors die with this process, whatever kills it (PR_SET_PDEATHSIG);
+- shared memory carries a prefix, temporary files a folder, that are removed afterwards.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import contextlib
 import ctypes
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from multiprocessing import shared_memory
+import traceback
+from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Any
 
 from lava_edge.channel import Channel, Kind
 
-GRACE_S = 3.0  # from the caller's end of the control pipe to a hard end
 POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 
@@ -48,54 +49,53 @@ def _name_shared_memory(prefix: str) -> None:
     shared_memory._SHM_SAFE_NAME_LENGTH = len(prefix) + 17  # type: ignore[attr-defined]
 
 
-def _end_hard(prefix: str, scratch: str) -> None:
+def _end(prefix: str, scratch: str) -> None:
+    """Kill and reap all children, remove what they shared, and go. Lava's own stop can hang."""
+    children = [child.pid for child in multiprocessing.active_children()]
+    children.append(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]
+    running = [pid for pid in children if pid is not None]
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in running:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
     remove_shared_memory(prefix)
     shutil.rmtree(scratch, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
-class _Guard:
-    """Watches the control pipe and the actors from a thread of its own."""
+def _watch_control(settings: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.read(settings["control_fd"], 1)
+    _end(settings["prefix"], settings["scratch"])
 
-    def __init__(self, settings: dict[str, Any], channel: Channel) -> None:
-        self._settings, self._channel = settings, channel
-        self.stop = threading.Event()
-        self.actors: list[Any] = []
-        threading.Thread(target=self._watch_control, daemon=True).start()
-        threading.Thread(target=self._watch_actors, daemon=True).start()
 
-    def _watch_control(self) -> None:
-        with contextlib.suppress(OSError):
-            os.read(self._settings["control_fd"], 1)
-        self.stop.set()
-        time.sleep(GRACE_S)
-        _end_hard(self._settings["prefix"], self._settings["scratch"])
-
-    def _watch_actors(self) -> None:
-        while not self.stop.wait(POLL_S):
-            for actor in self.actors:
-                if actor.is_alive() or self.stop.is_set():
-                    continue
+def _watch_actors(actors: list[Any], channel: Channel) -> None:
+    while True:
+        time.sleep(POLL_S)
+        for actor in actors:
+            if not actor.is_alive():
                 failure = actor.exception
                 text = failure[1] if failure else f"it ended with exit code {actor.exitcode}"
-                self._channel.write(Kind.ERROR, f"a Lava process died: {text}".encode())
+                channel.write(Kind.ERROR, f"a Lava process died: {text}".encode())
                 return
 
 
-def _run(settings: dict[str, Any], guard: _Guard, channel: Channel) -> None:
-    # Lava is heavy and sets the start method of multiprocessing: it is imported in this process only.
+def _run(settings: dict[str, Any], channel: Channel) -> None:
+    # Lava is heavy and sets the start method of multiprocessing: imported nowhere but here.
     from lava.magma.core.run_conditions import RunContinuous
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    from lava_edge import netx_file
+    from lava_edge import blas_conv, netx_file, stepper
     from lava_edge.network.process import EdgeNetwork
 
-    graph = netx_file.load(Path(settings["path"]), settings["input_message_bits"])
     stock = settings["model"] == "stock"
-    if settings["conv"] == "blas":
-        from lava_edge import blas_conv
-
+    graph = netx_file.load(Path(settings["path"]), settings["input_message_bits"])
+    if stock and settings["conv"] == "blas":
         blas_conv.install()
+    if not stock:
+        stepper.warm_up()  # before the fork: the actor inherits compiled kernels
     network = EdgeNetwork(
         graph=graph,
         steps=settings["steps"],
@@ -106,18 +106,16 @@ def _run(settings: dict[str, Any], guard: _Guard, channel: Channel) -> None:
     )
     config = Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=stock)
     network.create_runtime(run_cfg=config)
-    guard.actors = list(network.runtime._messaging_infrastructure.actors)
+    actors = list(network.runtime._messaging_infrastructure.actors)
+    threading.Thread(target=_watch_actors, args=(actors, channel), daemon=True).start()
     channel.write(Kind.READY)
-    delays = network.delayed
-    if delays:
-        _run_clearing(network, delays, settings["steps"], guard)
-    else:
-        network.run(condition=RunContinuous(), run_cfg=config)
-        guard.stop.wait()
-    network.stop()
+    if network.delayed:
+        _run_clearing(network, settings["steps"])
+    network.run(condition=RunContinuous(), run_cfg=config)
+    threading.Event().wait()  # until the caller closes the control pipe
 
 
-def _run_clearing(network: Any, delays: list[Any], steps: int, guard: _Guard) -> None:
+def _run_clearing(network: Any, steps: int) -> None:
     """Run on, clearing what waits in delayed synapses whenever a new sample reaches them.
 
     Stock DelayDense never resets: its spikes would reach into the next sample. Column 0 of its
@@ -128,13 +126,11 @@ def _run_clearing(network: Any, delays: list[Any], steps: int, guard: _Guard) ->
 
     for now in itertools.count(1):
         network.run(condition=RunSteps(num_steps=1))
-        for depth, process in delays:
+        for depth, process in network.delayed:
             if now % steps == depth % steps:
                 waiting = process.a_buff.get()
                 waiting[:, 1:] = 0
                 process.a_buff.set(waiting)
-        if guard.stop.is_set():
-            return
 
 
 def main(arguments: list[str]) -> None:
@@ -143,19 +139,15 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.register_at_fork(after_in_child=_die_with_parent)
     _name_shared_memory(settings["prefix"])
-    import multiprocessing
-
     lock = multiprocessing.get_context("fork").Lock()
     channel = Channel(settings["feed_fd"], settings["result_fd"], lock)
-    guard = _Guard(settings, channel)
+    threading.Thread(target=_watch_control, args=(settings,), daemon=True).start()
     try:
-        _run(settings, guard, channel)
+        _run(settings, channel)
     except BaseException as error:
-        if not guard.stop.is_set():
-            import traceback
-
+        with contextlib.suppress(OSError):
             channel.write(Kind.ERROR, traceback.format_exc().encode())
-            raise SystemExit(1) from error
+        raise SystemExit(1) from error
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from splitcore.graph import (
     Dense,
     Graph,
     Identity,
+    Input,
     Lif,
     Shape,
 )
@@ -234,7 +235,7 @@ class _Layer:
         """A flat array of this layer as (N, C, H, W), a copy."""
         channels, height, width = self.shape
         pixels = array[:samples].reshape(samples, height, width, self.channels)
-        return np.ascontiguousarray(pixels[..., :channels].transpose(0, 3, 1, 2))
+        return np.array(pixels[..., :channels].transpose(0, 3, 1, 2), order="C")
 
 
 class _Sum:
@@ -471,6 +472,34 @@ class CompiledStepper:
                 relays = self._graph.relays(layer, current)
                 table["relay_events"][:, index] += emitted[current.source] * relays
         return Counts(tuple(layer.name for layer in layers), **table)
+
+
+def warm_up() -> None:
+    """Load or compile every kernel, so that later steps (and forked processes) find them ready."""
+    if kernels is None:
+        return
+    try:
+        _touch_kernels()
+    except Exception as error:  # a full disk, a damaged cache: neither is needed to compute
+        log.warning("compiled kernels are not kept: %s", error)
+        kernels.forget_cache()
+        _touch_kernels()
+
+
+def _touch_kernels() -> None:
+    conv = Conv(np.full((1, 1, 1, 1), 2))
+    lifs = [
+        Lif(name, (Current(source, synapse),), np.zeros(1, dtype=int), 1, 0)
+        for name, source, synapse in (
+            ("a", "input", conv),
+            ("b", "a", conv),
+            ("c", "b", Identity(2)),
+        )
+    ]
+    for bits in (0, 1):
+        engine = CompiledStepper(Graph(Input((1, 1, 1), bits), tuple(lifs)), 1)
+        engine.reset(1)
+        engine.step(np.ones((1, 1, 1, 1), dtype=np.uint8))
 
 
 def available_threads() -> int:

@@ -1,12 +1,13 @@
 """Starts the simulator's process, talks to it, and makes sure that nothing of it is left.
 
-Whatever happens, leaving the `with` block kills the whole session of the simulator and removes its
-shared memory and its scratch folder. What the simulator says on stderr ends up in the error.
+Whatever happens, leaving the `with` block ends the whole session of the simulator and removes its
+shared memory and its scratch folder. What the simulator said on stderr ends up in the error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -27,26 +28,36 @@ from lava_edge.channel import Kind, Record, unpack_record
 from lava_edge.simulator import remove_shared_memory
 from splitcore.errors import SimulationError
 
-END_S = 2.0  # how long the simulator may take to end by itself
+END_S = 3.0  # how long the simulator may take to clean up by itself
 POLL_S = 0.25
-READ_BYTES = 1 << 20
-STDERR_BYTES = 4000
-_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ
-PIPE_BYTES = 1 << 20
+READ_BYTES = PIPE_BYTES = 1 << 20
+MESSAGE_CHARACTERS = 2000
+_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ; the fcntl module of Python 3.10 names it only on some builds
 
 
 class Simulator:
     """One simulator process. Use as a context manager; frames go in by `send`, records come out."""
 
     def __init__(self, settings: dict[str, Any], stall_s: float) -> None:
-        self._settings, self._stall_s = dict(settings), stall_s
+        self._settings, self._stall_s = settings, stall_s
         self._prefix = f"sbn_{secrets.token_hex(6)}_"
         self._scratch: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._fds: dict[str, int] = {}
-        self._stderr: deque[bytes] = deque(maxlen=64)
+        self._said: deque[bytes] = deque(maxlen=64)
+        self._listener: threading.Thread | None = None
         self._stopping = threading.Event()
         self._feed_lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Process and session id of the simulator."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def ending(self) -> bool:
+        """Whether the simulator is being ended, so that nothing more can be sent."""
+        return self._stopping.is_set()
 
     def __enter__(self) -> Simulator:
         try:
@@ -61,65 +72,52 @@ class Simulator:
 
     def _start(self) -> None:
         self._scratch = tempfile.mkdtemp(prefix="spikebottlenet-")
-        pipes = {name: os.pipe() for name in ("feed", "result", "control", "stderr")}
-        theirs = {
-            "feed": pipes["feed"][0],
-            "result": pipes["result"][1],
-            "control": pipes["control"][0],
-            "stderr": pipes["stderr"][1],
-        }
-        self._fds = {
-            "feed": pipes["feed"][1],
-            "result": pipes["result"][0],
-            "control": pipes["control"][1],
-            "stderr": pipes["stderr"][0],
-        }
+        feed, result, control, said = os.pipe(), os.pipe(), os.pipe(), os.pipe()
+        self._fds = {"feed": feed[1], "result": result[0], "control": control[1]}
+        theirs = {"feed_fd": feed[0], "result_fd": result[1], "control_fd": control[0]}
+        self._listener = threading.Thread(target=self._listen, args=(said[0],), daemon=True)
+        self._listener.start()
         try:
-            import fcntl
-
-            for name in ("feed", "result"):
+            for fd in (feed[1], result[0]):
                 with contextlib.suppress(OSError):  # a kernel may allow less
-                    fcntl.fcntl(self._fds[name], _SET_PIPE_SIZE, PIPE_BYTES)
-                os.set_blocking(self._fds[name], False)
-            settings = {
-                **self._settings,
-                "prefix": self._prefix,
-                "scratch": self._scratch,
-                "feed_fd": theirs["feed"],
-                "result_fd": theirs["result"],
-                "control_fd": theirs["control"],
-            }
+                    fcntl.fcntl(fd, _SET_PIPE_SIZE, PIPE_BYTES)
+                os.set_blocking(fd, False)
+            places = {"prefix": self._prefix, "scratch": self._scratch}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lava_edge.simulator", json.dumps(settings)],
+                [
+                    sys.executable,
+                    "-m",
+                    "lava_edge.simulator",
+                    json.dumps({**self._settings, **places, **theirs}),
+                ],
                 stdin=subprocess.DEVNULL,
-                stdout=theirs["stderr"],
-                stderr=theirs["stderr"],
-                pass_fds=(theirs["feed"], theirs["result"], theirs["control"]),
-                env=self._environment(),
-                start_new_session=True,
+                stdout=said[1],
+                stderr=said[1],
+                pass_fds=tuple(theirs.values()),
+                env=self._environment(self._scratch),
+                start_new_session=True,  # Ctrl-C reaches us, and we end the session
             )
         finally:
-            for fd in theirs.values():
+            for fd in (*theirs.values(), said[1]):
                 os.close(fd)
-        threading.Thread(target=self._read_stderr, args=(self._fds["stderr"],), daemon=True).start()
 
-    def _environment(self) -> dict[str, str]:
-        assert self._scratch is not None
+    def _environment(self, scratch: str) -> dict[str, str]:
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         return {
             **os.environ,
-            "TMPDIR": self._scratch,
+            **single,
+            "TMPDIR": scratch,
             "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
+            "NUMBA_CACHE_DIR": _kernel_cache(scratch),
         }
 
-    def _read_stderr(self, fd: int) -> None:
+    def _listen(self, fd: int) -> None:
         with contextlib.suppress(OSError):
             while block := os.read(fd, 4096):
-                self._stderr.append(block)
+                self._said.append(block)
+        os.close(fd)
 
     def send(self, buffers: list[memoryview]) -> bool:
         """Write a batch to the feed; False when the simulator is being ended. Any thread."""
@@ -127,27 +125,28 @@ class Simulator:
             for buffer in buffers:
                 view = buffer
                 while view:
-                    if self._stopping.is_set():
+                    if self.ending:
                         return False
                     if not _ready(self._fds["feed"], select.POLLOUT, POLL_S):
                         continue
                     try:
-                        view = view[os.write(self._fds["feed"], view[:READ_BYTES]) :]
+                        view = view[os.write(self._fds["feed"], view) :]
                     except BlockingIOError:
                         continue
                     except OSError:
-                        return False  # the reader of results learns why
+                        return False  # nobody reads any more; who reads the results learns why
         return True
 
     def end_of_frames(self) -> None:
-        """Close the feed."""
+        """Close the feed. Any thread."""
         with self._feed_lock:
             self._close("feed")
 
-    def records(self, busy: Callable[[], bool]) -> Iterator[Record]:
-        """Records as they come. Raises SimulationError when the simulator dies, fails or stalls.
+    def records(self, busy: Callable[[], bool]) -> Iterator[Record | None]:
+        """Records as they come, and None now and then so that the caller can look around.
 
         busy: whether an answer is owed; only then can silence be a stall.
+        Raises SimulationError when the simulator dies, fails or stalls.
         """
         assert self._process is not None
         buffer = bytearray()
@@ -165,18 +164,18 @@ class Simulator:
                 while (record := unpack_record(buffer)) is not None:
                     if record.kind is Kind.ERROR:
                         text = record.payload.decode(errors="replace").strip()
-                        raise SimulationError(f"the simulator failed: {_last(text)}")
-                    yield record
-                continue
-            if self._process.poll() is not None:
+                        raise SimulationError(f"the simulator failed: {_end_of(text)}")
+                    if record.kind is not Kind.READY:
+                        yield record
+            elif self._process.poll() is not None:
                 raise self._died()
-            if not busy():
+            elif not busy():
                 heard = time.monotonic()
             elif time.monotonic() - heard > self._stall_s:
                 raise SimulationError(
                     f"the simulator has not answered for {self._stall_s:g} s and was ended"
                 )
-            yield Record(Kind.READY, 0, 0, 0, 0, b"")  # lets the caller look around
+            yield None
 
     def _died(self) -> SimulationError:
         assert self._process is not None
@@ -186,13 +185,13 @@ class Simulator:
         if code is None:
             how = "closed its results"
         elif code < 0:
-            how = f"was killed by signal {signal.Signals(-code).name}"
+            how = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGBUS:
-                how += " (no space left in shared memory)"
+                how += ": no space is left in /dev/shm"
         else:
             how = f"ended with exit code {code}"
-        said = _last(b"".join(self._stderr).decode(errors="replace").strip())
-        return SimulationError(f"the simulator {how}{': ' + said if said else ''}")
+        said = _end_of(b"".join(self._said).decode(errors="replace").strip())
+        return SimulationError(f"the simulator {how}{'; it said: ' + said if said else ''}")
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -205,27 +204,39 @@ class Simulator:
             self.end_of_frames()
             if self._process is not None:
                 self._end(self._process)
-            for name in list(self._fds):
-                self._close(name)
+            self._close("result")
             remove_shared_memory(self._prefix)
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + END_S
-        while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError, KeyError):
-                if _ready(self._fds["result"], select.POLLIN, 0.02):
-                    os.read(self._fds["result"], READ_BYTES)  # frees a writer
-        # The group outlives its leader: kill what is left of it, whoever that is.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+        # The session outlives its leader: end what is left of it, whatever state it is in.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if self._listener is not None:
+            self._listener.join(POLL_S)
 
     def _close(self, name: str) -> None:
         fd = self._fds.pop(name, None)
         if fd is not None:
             os.close(fd)
+
+
+def _kernel_cache(scratch: str) -> str:
+    """A folder that outlives the run for compiled kernels, or the scratch folder where none can."""
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return os.environ["NUMBA_CACHE_DIR"]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = base / "spikebottlenet" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, RuntimeError):
+        writable = False
+    return str(folder) if writable else scratch
 
 
 def _ready(fd: int, event: int, timeout_s: float) -> bool:
@@ -234,9 +245,9 @@ def _ready(fd: int, event: int, timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
-def _last(text: str) -> str:
-    """The end of a long text; its last line says what happened."""
-    return text[-STDERR_BYTES:]
+def _end_of(text: str) -> str:
+    """The end of a long text; its last lines say what happened."""
+    return text[-MESSAGE_CHARACTERS:]
 
 
 @contextlib.contextmanager

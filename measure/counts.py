@@ -64,7 +64,7 @@ def concatenate(parts: Sequence[Counts]) -> Counts:
 
 
 def fan_out(synapse: Synapse, source: Shape) -> np.ndarray:
-    """Synapses that leave each neuron of a source (C, H, W): int64, shape broadcasts to (C, H, W)."""
+    """Synapses that leave each neuron of a source (C, H, W): int64, broadcasts to that shape."""
     target = synapse.output_shape(source)
     match synapse:
         case Identity():

@@ -106,31 +106,36 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
         static = self._batch.spread is Spread.STATIC
         frames = self._frames[:, step if self._batch.spread is Spread.SAMPLES else 0]
         self._stepper.step(frames, repeated=static and step > 0)
-        self._keep(channel, step)
+        if self._live:
+            self._send_step(channel, step)
+            self._done_samples += step == self._steps - 1
+            return
+        self._keep()
         if step == self._steps - 1:
             self._send(channel)
 
-    def _keep(self, channel: Channel, step: int) -> None:
-        output = len(self._graph.layers) - 1
+    def _send_step(self, channel: Channel, step: int) -> None:
+        spiked_ns = time.monotonic_ns()
+        spikes = self._stepper.spikes(self._graph.output.name)
+        channel.write(
+            Kind.STEP,
+            np.packbits(spikes.reshape(-1)).tobytes(),
+            sample=self._done_samples,
+            step=step,
+            time_ns=spiked_ns,
+        )
+
+    def _keep(self) -> None:
+        inner = () if self._record == "none" else self._graph.layers[:-1]
         for index, layer in enumerate(self._graph.layers):
-            if index != output and self._record == "none":
+            if layer not in inner and layer is not self._graph.output:
                 continue
-            spikes = self._stepper.spikes(layer.name)
-            self._kept.setdefault((Kind.SPIKES, index), []).append(spikes)
-            if index == output and self._live:
-                channel.write(
-                    Kind.STEP,
-                    np.packbits(spikes.reshape(-1)).tobytes(),
-                    sample=self._done_samples,
-                    step=step,
-                    time_ns=time.monotonic_ns(),
-                )
+            arrays = {Kind.SPIKES: self._stepper.spikes(layer.name)}
             if self._record == "states":
-                for kind, values in (
-                    (Kind.CURRENT, self._stepper.current(layer.name)),
-                    (Kind.VOLTAGE, self._stepper.voltage(layer.name)),
-                ):
-                    self._kept.setdefault((kind, index), []).append(values)
+                arrays[Kind.CURRENT] = self._stepper.current(layer.name)
+                arrays[Kind.VOLTAGE] = self._stepper.voltage(layer.name)
+            for kind, values in arrays.items():
+                self._kept.setdefault((kind, index), []).append(values)
 
     def _send(self, channel: Channel) -> None:
         counts = self._stepper.counts()
