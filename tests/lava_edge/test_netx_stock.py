@@ -264,3 +264,80 @@ def test_file_of_graded_input_with_neuron_past_slayers_clamp_is_refused(tmp_path
     chain.export(tmp_path / "edge.net")
     with pytest.raises(NetxError, match="at most 2 message bits, got 6"):
         netx_file.load(tmp_path / "edge.net", input_message_bits=6)
+
+
+def unsupported(kind: str) -> torch.nn.Module:
+    """A stock block that we do not run, made by lava-dl."""
+    cuba = slayer.block.cuba
+    adaptive = {"threshold_step": 0.1, "threshold_decay": 0.1, "refractory_decay": 0.1}
+    match kind:
+        case "pool":
+            return cuba.Pool(NEURON, 2)
+        case "convT":
+            return cuba.ConvT(NEURON, 2, 3, 2)
+        case "unpool":
+            return cuba.Unpool(NEURON, 2)
+        case "conv delay":
+            return cuba.Conv(NEURON, 2, 3, 3, delay=True)
+        case "graded":
+            return cuba.Conv(NEURON | {"graded_spike": True}, 2, 3, 3)
+        case "SDNN":
+            neuron = {"threshold": 0.1, "activation": torch.nn.functional.relu}
+            return slayer.block.sigma_delta.Conv(neuron, 2, 3, 3)
+        case "ALIF":
+            return slayer.block.alif.Conv(NEURON | adaptive, 2, 3, 3)
+        case "dense_rec":
+            return cuba.Recurrent(dict(NEURON), 8, 6)
+        case "affine":
+            return cuba.Affine(NEURON, 8, 6)
+        case "decays":
+            return cuba.Dense(NEURON | {"shared_param": False}, 8, 6)
+        case "RF":
+            neuron = {"threshold": 0.1, "period": 10, "decay": 0.03}
+            return slayer.block.rf.Dense(neuron, 8, 6)
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "message"),
+    [
+        ("pool", "/layer/1/type", "layer 1 is of kind 'pool'"),
+        ("convT", "/layer/1/type", "layer 1 is of kind 'convT'"),
+        ("unpool", "/layer/1/type", "layer 1 is of kind 'unpool'"),
+        ("conv delay", "/layer/1/delay", "delays on a conv"),
+        ("graded", "/layer/1/neuron/gradedSpike", "layer 1: only 0 is supported"),
+        ("SDNN", "/layer/1/neuron/type", "layer 1: neurons of kind 'SDNN'"),
+        ("ALIF", "/layer/1/neuron/type", "layer 1: neurons of kind 'ALIF'"),
+        ("dense_rec", "/layer/1/type", "layer 1 is of kind 'dense_rec'"),
+        ("affine", "/layer/1", "expected a threshold in"),
+        ("decays", "/layer/1/neuron/vDecay", "one value for the whole layer"),
+        ("RF", "/layer/1/weight", "expected a dataset"),
+    ],
+)
+def test_file_of_stock_block_that_we_do_not_run_is_refused(tmp_path, kind, where, message):
+    torch.manual_seed(7)
+    chain = Chain([slayer.block.cuba.Input(delay_shift=False), unsupported(kind)])
+    flat = kind in ("dense_rec", "affine", "decays", "RF")
+    x = torch.rand(2, 8, 5) if flat else torch.rand(2, 2, 6, 6, 5)
+    for made in chain.blocks:
+        x = made(x)
+    if kind == "conv delay":
+        chain.blocks[1].delay.delay.data += 2
+    chain.export(tmp_path / "edge.net")
+    with pytest.raises(NetxError, match=message) as info:
+        netx_file.load(tmp_path / "edge.net")
+    assert f"edge.net: {where}" in str(info.value)
+
+
+def test_file_of_dense_net_without_input_block_gives_the_trained_spikes(tmp_path):
+    torch.manual_seed(9)
+    cuba = slayer.block.cuba
+    options = {"delay_shift": False, "weight_scale": 4}
+    chain = Chain([cuba.Dense(NEURON, 8, 6, **options), cuba.Dense(NEURON, 6, 3, **options)]).eval()
+    frames = binary((2, 9, 8, 1, 1))
+    spikes = chain.spikes(frames)
+    assert 0.02 < spikes.mean() < 0.98
+    chain.export(tmp_path / "edge.net")
+    graph = netx_file.load(tmp_path / "edge.net")
+    assert graph.input.shape == (8, 1, 1)
+    assert np.count_nonzero(reference.run(graph, frames).spikes["layer1"] != spikes) == 0
