@@ -185,6 +185,9 @@ def edge(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this client.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key of this client.")] = None,
+    result: Annotated[
+        Path | None, typer.Option(help="Also write a result file for `plan` and `report`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the edge half in the Lava simulator and send its spikes to a server as they come."""
@@ -202,6 +205,7 @@ def edge(
             tls_ca=tls_ca,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            result=result,
         ),
         work.summary,
     )

@@ -15,10 +15,11 @@ import numpy as np
 
 from lava_edge import netx_file, reference
 from measure import energy, profile
-from pipeline import images, report
+from pipeline import images, outcome, report
 from pipeline.console import progress_bar
 from pipeline.edge import EdgeRun, stream
 from pipeline.export import export
+from splitcore import tail
 from splitcore.bundle import Bundle, open_bundle
 from splitcore.errors import LinkError, UsageError
 from training import checkpoint, config, evaluate, loop, slayer_twin
@@ -136,6 +137,8 @@ def measured(
             done.labels_n,
             done.code_ntchw[sample],
             sample=sample,
+            input_events=events,
+            **outcome.beyond_the_cut(bundle, test, done, profiles, tail.load(bundle.cloud_path)),
         ),
     }
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lava_edge.runtime import simulate
 
+from lava_edge.runtime import simulate
 from lava_edge.uplink import Answer, Uplink
+from measure import profile
 from measure.counts import Counts, concatenate
-from pipeline import images
+from pipeline import images, outcome, results
 from pipeline.console import progress_bar
 from splitcore.bundle import Bundle, open_bundle
 from training.evaluate import accuracy
+
+PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +78,13 @@ def run(
     samples: int | None = None,
     data: str | None = None,
     model: str = "leaf",
+    result: Path | None = None,
+    profiles: Sequence[str] = PROFILES,
     **security: Any,
 ) -> dict[str, Any]:
-    """The edge command."""
+    """The edge command; `result` is a file for what `plan` and `report` read."""
     bundle = open_bundle(path)
+    priced = [profile.load(name) for name in profiles]
     chosen = images.load(bundle, data, samples)
     with progress_bar() as progress:
         task = progress.add_task("edge", total=len(chosen))
@@ -89,6 +96,9 @@ def run(
             advance=lambda: progress.update(task, advance=1),
             **{name: value for name, value in security.items() if value is not None},
         )
+    if result is not None:
+        found = outcome.outcome(bundle, chosen, done, priced)
+        results.save(json.dumps(found, indent=2, allow_nan=False) + "\n", result)
     return {
         "bundle": str(path),
         "server": server,

@@ -6,16 +6,12 @@ import base64
 import csv
 import html
 import io
-import os
 import string
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
-
-from splitcore.errors import UsageError
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 TAGS = ("published", "derived", "estimate", "absent", "included", "counted")
@@ -111,20 +107,3 @@ def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
             ["'" + cell if cell.startswith(("=", "+", "@")) else cell for cell in cells]
         )
     return stream.getvalue()
-
-
-def save(text: str, out: Path) -> Path:
-    """Write a text file by way of a temporary neighbour. Raises UsageError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(scratch).chmod(0o644)
-            Path(scratch).replace(out)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
-    return out

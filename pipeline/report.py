@@ -25,8 +25,8 @@ from measure import profile as profiles
 from pipeline import figures, plan, results
 from pipeline.details import details
 from pipeline.figures import energy_text
-from pipeline.page import Page, save
-from pipeline.results import Details, ProfileRecord, Result
+from pipeline.page import Page
+from pipeline.results import Details, ProfileRecord, Result, save
 
 __all__ = ["details", "run", "summary", "write"]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from measure.energy import EnergyResult
 from measure.profile import FIGURES, Profile, first_problem
 from splitcore import spikes
-from splitcore.errors import CodecError, ResultError
+from splitcore.errors import CodecError, ResultError, UsageError
 
 MAX_FILE_BYTES = 64 << 20
 
@@ -266,3 +268,20 @@ def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
         "figures": figures,
         **result.as_dict(),
     }
+
+
+def save(text: str, out: Path) -> Path:
+    """Write a text file by way of a temporary neighbour. Raises UsageError."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(scratch).chmod(0o644)
+            Path(scratch).replace(out)
+        finally:
+            Path(scratch).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from None
+    return out

@@ -1,0 +1,127 @@
+"""A run of any bundle as a result that `plan` and `report` read: measured, counted, compared.
+
+The trained model itself is not in a bundle, so what it would have said is the reference engine's
+word on the same images (`verify` proves that the two agree).
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from lava_edge import netx_file, reference
+from measure import energy
+from measure.counts import count
+from measure.profile import Profile
+from pipeline import details
+from pipeline.images import Images
+from splitcore import tail
+from splitcore.bundle import Bundle
+from splitcore.codec import context
+from splitcore.codec.registry import codec_with_id, encode_best
+from splitcore.tail import Tail
+
+if TYPE_CHECKING:
+    from pipeline.edge import EdgeRun
+
+TIMED = 64  # samples over which a host time is averaged
+JPEG_QUALITY = 75
+
+
+def outcome(
+    bundle: Bundle, test: Images, done: EdgeRun, profiles: Sequence[Profile]
+) -> dict[str, Any]:
+    """The result of one run with the keys of `demo` and its details."""
+    manifest = bundle.manifest
+    graph = netx_file.load(bundle.edge_path, manifest.input_bits or None)
+    cloud = tail.load(bundle.cloud_path)
+    expected = reference.run(graph, test.frames_ntchw).spikes[graph.output.name]
+    expected_labels = _labels(cloud, expected)
+    events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
+    energies = [
+        (each, energy.energy(graph, done.counts, each, manifest.steps, events)) for each in profiles
+    ]
+    feature_bits = 32 * int(np.prod(manifest.feature_shape))
+    payload_bits = done.mean("payload_bits")
+    sample = int(np.argmax(done.code_ntchw.reshape(len(test), -1).sum(axis=1)))
+    return {
+        "samples": len(test),
+        "steps": manifest.steps,
+        "accuracy_model": float(np.mean(expected_labels == test.labels_n)),
+        "accuracy_pipeline": float(np.mean(done.labels_n == test.labels_n)),
+        "spikes": int(expected.sum()),
+        "mismatched_spikes": int((done.code_ntchw != expected).sum()),
+        "prediction_mismatches": int((done.labels_n != expected_labels).sum()),
+        "payload_bits_mean": payload_bits,
+        "wire_bytes_mean": done.mean("wire_bytes"),
+        "raw_spike_bits": int(np.prod(manifest.spike_shape)),
+        "feature_bits_fp32": feature_bits,
+        "compression_ratio": feature_bits / payload_bits,
+        "energy_pj": {each.name: result.mean_pj() for each, result in energies},
+        "details": details.details(
+            manifest,
+            graph,
+            done.counts,
+            energies,
+            test.labels_n,
+            done.labels_n,
+            done.code_ntchw[sample],
+            sample=sample,
+            input_events=events,
+            **beyond_the_cut(bundle, test, done, profiles, cloud),
+        ),
+    }
+
+
+def beyond_the_cut(
+    bundle: Bundle, test: Images, done: EdgeRun, profiles: Sequence[Profile], cloud: Tail
+) -> dict[str, Any]:
+    """What the planner needs beside the split itself: the cloud half, times, and the image's size.
+
+    encode_us and cloud_us are measured on this host. The cloud half's energy is what its spiking
+    layers would take on the edge, modelled from counts of the first samples, without its readout.
+    """
+    code = done.code_ntchw
+    spikes = reference.run(cloud.graph, code[:TIMED]).spikes
+    counts = count(cloud.graph, code[:TIMED], spikes)
+    steps = bundle.manifest.steps
+    events = np.count_nonzero(code[:TIMED], axis=(1, 2, 3, 4))
+    coding = context.of_bundle(bundle)
+    encode_best(code[0], coding)  # compilation is not what an image costs
+    started = time.perf_counter()
+    chosen = [encode_best(each, coding)[0] for each in code[:TIMED]]
+    encode_us = (time.perf_counter() - started) / len(chosen) * 1e6
+    usual = max(set(chosen), key=chosen.count)
+    found = {
+        "encode_us": encode_us,
+        "cloud_us": done.mean("server_us"),
+        "cloud_depth": cloud.graph.depth[cloud.graph.output.name],
+        "cloud_energy_pj": {
+            each.name: energy.energy(cloud.graph, counts, each, steps, events).mean_pj()
+            for each in profiles
+        },
+        "codec": codec_with_id(usual).name,
+    }
+    if bundle.manifest.input_bits and test.images.ndim == 4 and test.images.shape[1] in (1, 3):
+        found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(i) for i in test.images[:TIMED]]))
+    return found
+
+
+def _labels(cloud: Tail, code_ntchw: np.ndarray) -> np.ndarray:
+    spikes = reference.run(cloud.graph, code_ntchw).spikes[cloud.graph.output.name]
+    return cloud.scores(spikes).argmax(axis=1)
+
+
+def _jpeg_bytes(image_chw: np.ndarray) -> int:
+    """Bytes of the image as JPEG, or raw where that is fewer, as a sender would choose."""
+    pixels = np.moveaxis(image_chw, 0, -1)
+    stream = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
+        stream, "JPEG", quality=JPEG_QUALITY
+    )
+    return min(len(stream.getvalue()), image_chw.size)

@@ -1,0 +1,63 @@
+import json
+
+import numpy as np
+import pytest
+
+from lava_edge import netx_file, reference
+from lava_edge.uplink import Answer
+from measure import profile
+from measure.counts import count
+from pipeline import images, outcome, plan, results
+from pipeline.edge import EdgeRun
+from splitcore import tail
+from splitcore.bundle import open_bundle
+
+SAMPLES = 6
+
+
+@pytest.fixture(scope="module")
+def finished(digits_bundle):
+    """A bundle, its images, and a run in which edge and cloud did what the reference says."""
+    bundle = open_bundle(digits_bundle)
+    test = images.load(bundle, None, SAMPLES)
+    graph, cloud = netx_file.load(bundle.edge_path), tail.load(bundle.cloud_path)
+    spikes = reference.run(graph, test.frames_ntchw).spikes
+    code = spikes[graph.output.name]
+    late = reference.run(cloud.graph, code).spikes[cloud.graph.output.name]
+    scores = cloud.scores(late)
+    answers = tuple(
+        Answer(
+            sample=index,
+            label=int(row.argmax()),
+            scores=tuple(map(float, row)),
+            server_us=900,
+            round_trip_us=2000,
+            payload_bits=160,
+            envelope_bits=100,
+            wire_bytes=40,
+        )
+        for index, row in enumerate(scores)
+    )
+    return bundle, test, EdgeRun(code, count(graph, test.frames_ntchw, spikes), answers)
+
+
+def test_outcome_of_a_true_run_has_no_mismatch_and_can_be_planned(finished, tmp_path):
+    found = outcome.outcome(*finished, [profile.load("loihi1")])
+    assert found["mismatched_spikes"] == 0
+    assert found["prediction_mismatches"] == 0
+    assert found["accuracy_pipeline"] == found["accuracy_model"]
+    assert found["wire_bytes_mean"] == 40
+    assert found["details"]["cloud_us"] == 900
+    path = tmp_path / "result.json"
+    results.save(json.dumps(found, allow_nan=False), path)
+    kinds = {row["kind"] for row in plan.plan([path], "wifi", "loihi1")["candidates"]}
+    assert kinds == {"split", "all_edge", "all_cloud"}
+
+
+def test_outcome_of_a_run_with_one_flipped_spike_says_so(finished):
+    bundle, test, done = finished
+    wrong = np.array(done.code_ntchw)
+    wrong[2, 1, 0, 0, 0] ^= 1
+    damaged = EdgeRun(wrong, done.counts, done.answers)
+    found = outcome.outcome(bundle, test, damaged, [profile.load("loihi1")])
+    assert found["mismatched_spikes"] == 1
