@@ -1,14 +1,14 @@
 """Fit a context model: one small logistic regression for each phase and channel.
 
-Newton's method on the mean cross-entropy with a quadratic penalty (as if each weight were drawn
-from a normal distribution of width PRIOR_WIDTH; the biases' from NEURON_WIDTH around their
-channel's). The per-neuron biases make a diagonal block, so a step solves a system of the size of
-the neighbourhood alone (Schur complement).
+Newton's method on the cross-entropy with a quadratic penalty, as if each weight were drawn from a
+normal distribution of width PRIOR_WIDTH, and each neuron's bias from one of NEURON_WIDTH around its
+channel's. A few samples give the start and the shape of the curvature, all of them the answer.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,11 +24,11 @@ from splitcore.errors import DataError
 
 PRIOR_WIDTH = 2.0  # log-odds; of the weights
 NEURON_WIDTH = 1.0  # log-odds; of a neuron's bias around its channel's
-MAX_VALUES = 12_000_000  # of one design matrix in float32; more samples than fit are left out
-NEWTON_STEPS = 12
-COARSE = 16
+MAX_VALUES = 24_000_000  # of one design matrix in float32; more samples than fit are left out
+NEWTON_VALUES = 4_000_000  # of its part on which whole Hessians are taken
+MAX_STEPS = 30  # of either kind; half of them are rarely needed
 LARGE_STEP = 4.0  # log-odds; Newton overshoots on rates near 0 and 1
-SMALL_GAIN = 1.0  # nats over the whole set: what is left to gain is not worth a step
+SMALL_GAIN = 1e-3  # nats a sample: what is left to gain is not worth a step
 _TAPS = len(NOW_OFFSETS) + len(BEFORE_OFFSETS) + MAX_PHASES - 2
 
 
@@ -106,48 +106,95 @@ def _moved(plane_nchw: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
     return padded[:, :, y : y + height, x : x + width]
 
 
-def _fitted(design_npf: np.ndarray, target_np: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neuron biases (places,) and weights (features - 1,) in log-odds that code the target best.
+@dataclass
+class _Curvature:
+    """The Hessian [[weights, crossᵀ], [cross, neuron]], its last block a diagonal."""
 
-    Newton's steps on a sixteenth of the samples come first: from there the whole needs few.
-    """
-    count, places, features = design_npf.shape
-    weights, neuron = np.zeros(features), np.zeros(places)
-    rate = target_np.mean().clip(1e-4, 1 - 1e-4)
-    weights[0] = math.log(rate / (1 - rate))
-    coarse = count // COARSE
-    if coarse * places >= 8 * features:
-        _newton(design_npf[:coarse], target_np[:coarse], weights, neuron)
-    _newton(design_npf, target_np, weights, neuron)
-    return neuron + weights[0], weights[1:]
+    weights_ff: np.ndarray
+    cross_pf: np.ndarray
+    neuron_p: np.ndarray
+
+    def solve(
+        self, gradient_f: np.ndarray, gradient_p: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Newton's step; a system of the weights' size alone (Schur complement)."""
+        shared = self.cross_pf / self.neuron_p[:, None]
+        reduced = self.weights_ff - self.cross_pf.T @ shared
+        step_f = np.linalg.solve(reduced, gradient_f - shared.T @ gradient_p)
+        return step_f, (gradient_p - self.cross_pf @ step_f) / self.neuron_p
+
+    def rescaled(self, diagonal_f: np.ndarray, diagonal_p: np.ndarray) -> _Curvature:
+        """The same correlations with another diagonal."""
+        scale_f = np.sqrt(diagonal_f / np.diagonal(self.weights_ff))
+        scale_p = np.sqrt(diagonal_p / self.neuron_p)
+        return _Curvature(
+            self.weights_ff * scale_f * scale_f[:, None],
+            self.cross_pf * scale_f * scale_p[:, None],
+            diagonal_p,
+        )
 
 
-def _newton(
-    design: np.ndarray, target: np.ndarray, weights: np.ndarray, neuron: np.ndarray
-) -> None:
-    """Improve weights and neuron in place until a step gains next to nothing."""
-    count, places, features = design.shape
-    rows = design.reshape(count * places, features)
-    ridge = np.full(features, PRIOR_WIDTH**-2)
-    ridge[0] = 1e-3  # only keeps the system solvable
-    ridge_neuron = NEURON_WIDTH**-2
-    for _ in range(NEWTON_STEPS):
-        odds = (rows @ weights.astype(np.float32)).reshape(count, places) + neuron
+class _Regression:
+    """Logistic regression of a target (N, places) on a design (N, places, features)."""
+
+    def __init__(self, target_np: np.ndarray, features: int) -> None:
+        self.weights, self.neuron = np.zeros(features), np.zeros(target_np.shape[1])
+        rate = target_np.mean().clip(1e-4, 1 - 1e-4)
+        self.weights[0] = math.log(rate / (1 - rate))
+        self.ridge = np.full(features, PRIOR_WIDTH**-2)
+        self.ridge[0] = 1e-3  # only keeps the system solvable
+        self.ridge_neuron = NEURON_WIDTH**-2
+
+    def newton(self, rows: np.ndarray, target_np: np.ndarray) -> _Curvature:
+        """Newton's steps until one gains next to nothing; returns the last curvature."""
+        enough = SMALL_GAIN * len(target_np)
+        for steps_left in reversed(range(MAX_STEPS)):
+            curve, gradient = self._slope(rows, target_np)
+            scaled = rows * curve.reshape(-1, 1).astype(np.float32)
+            hessian = (rows.T @ scaled).astype(np.float64) + np.diag(self.ridge)
+            cross = scaled.reshape(*target_np.shape, -1).sum(axis=0, dtype=np.float64)
+            curvature = _Curvature(hessian, cross, curve.sum(axis=0) + self.ridge_neuron)
+            if self._step(curvature, *gradient) < enough or not steps_left:
+                return curvature
+        raise AssertionError("the last step returns")
+
+    def polish(self, rows: np.ndarray, target_np: np.ndarray, curvature: _Curvature) -> None:
+        """Steps on more samples with a curvature whose correlations come from a few of them."""
+        enough = SMALL_GAIN * len(target_np)
+        for _ in range(MAX_STEPS):
+            curve, gradient = self._slope(rows, target_np)
+            # rows hold 0 and 1, so their squares are themselves
+            diagonal = curve.reshape(-1).astype(np.float32) @ rows + self.ridge
+            diagonal_neuron = curve.sum(axis=0) + self.ridge_neuron
+            if self._step(curvature.rescaled(diagonal, diagonal_neuron), *gradient) < enough:
+                return
+
+    def _slope(
+        self, rows: np.ndarray, target_np: np.ndarray
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        odds = (rows @ self.weights.astype(np.float32)).reshape(target_np.shape) + self.neuron
         probability = 1 / (1 + np.exp(-odds))
-        error = probability - target
-        curve = probability * (1 - probability)
-        gradient = error.reshape(-1).astype(np.float32) @ rows + ridge * weights
-        gradient_neuron = error.sum(axis=0) + ridge_neuron * neuron
-        scaled = rows * curve.reshape(-1, 1).astype(np.float32)
-        hessian = (rows.T @ scaled).astype(np.float64) + np.diag(ridge)
-        cross = scaled.reshape(count, places, -1).sum(axis=0, dtype=np.float64)
-        diagonal = curve.sum(axis=0) + ridge_neuron
-        reduced = hessian - cross.T @ (cross / diagonal[:, None])
-        step = np.linalg.solve(reduced, gradient - cross.T @ (gradient_neuron / diagonal))
-        step_neuron = (gradient_neuron - cross @ step) / diagonal
-        size = max(np.abs(step).max(), np.abs(step_neuron).max())
-        scale = min(1.0, LARGE_STEP / size)
-        weights -= step * scale
-        neuron -= step_neuron * scale
-        if gradient @ step + gradient_neuron @ step_neuron < SMALL_GAIN:
-            break
+        error = probability - target_np
+        gradient = error.reshape(-1).astype(np.float32) @ rows + self.ridge * self.weights
+        gradient_neuron = error.sum(axis=0) + self.ridge_neuron * self.neuron
+        return probability * (1 - probability), (gradient, gradient_neuron)
+
+    def _step(self, curvature: _Curvature, gradient_f: np.ndarray, gradient_p: np.ndarray) -> float:
+        """Take a step; returns twice the nats that it gains, were the cost a parabola."""
+        step_f, step_p = curvature.solve(gradient_f, gradient_p)
+        scale = min(1.0, LARGE_STEP / max(np.abs(step_f).max(), np.abs(step_p).max(), 1e-9))
+        self.weights -= scale * step_f
+        self.neuron -= scale * step_p
+        return float(gradient_f @ step_f + gradient_p @ step_p)
+
+
+def _fitted(design_npf: np.ndarray, target_np: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neuron biases (places,) and weights (features - 1,) in log-odds that code the target best."""
+    count, places, features = design_npf.shape
+    rows = design_npf.reshape(count * places, -1)
+    fit = _Regression(target_np, features)
+    few = math.ceil(NEWTON_VALUES / (places * features))
+    curvature = fit.newton(rows[: few * places], target_np[:few])
+    if few < count:
+        fit.polish(rows, target_np, curvature)
+    return fit.neuron + fit.weights[0], fit.weights[1:]
