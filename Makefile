@@ -7,8 +7,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint clean
 
+# One thread: the same weights, and so the same figures, on every run.
 demo: $(STAMP)
-	$(BIN)/spikebottlenet demo --out $(OUT)
+	OMP_NUM_THREADS=1 $(BIN)/spikebottlenet demo --out $(OUT)
 
 # One thread a test process: two processes share the cores better than one does with many threads.
 test: lint
