@@ -11,6 +11,7 @@ import torch
 from lava.lib.dl import slayer
 
 from lava_edge import netx_file, reference
+from lava_edge.runtime import simulate
 from splitcore.difference import difference
 from splitcore.errors import NetxError
 from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif
@@ -18,7 +19,7 @@ from tests.heads import heads
 from tests.lava_edge.slayer_chain import Chain, datasets
 
 ROOT = Path(__file__).resolve().parents[2]
-CHAINS = heads(8, first_seed=1000, residual=False, filters=True)
+CHAINS = heads(6, first_seed=1000, residual=False, filters=True)
 
 
 def lif(name, current, channels, threshold, bias=0):
@@ -135,7 +136,7 @@ def cases(tmp_path_factory) -> tuple[Path, dict[str, Case]]:
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.lava_edge.stock_run", str(folder)],
         cwd=ROOT,
-        timeout=120,
+        timeout=250,
         check=True,
         capture_output=True,
     )
@@ -248,6 +249,25 @@ def test_file_of_input_with_neuron_gives_the_trained_spikes(tmp_path, current_de
     assert np.count_nonzero(ours["layer1"] != spikes) == 0
     netx_file.save(graph, tmp_path / "again.net")
     assert difference(netx_file.load(tmp_path / "again.net"), graph) is None
+
+
+def test_file_of_stock_input_with_neuron_in_the_simulator_gives_the_trained_spikes(tmp_path):
+    """Stock NetX itself cannot be fed through such a block."""
+    chain = input_with_neuron(0.25, weight=0.7)
+    frames = binary((2, 9, 2, 5, 6)) * np.uint8(3)
+    spikes = chain.spikes(frames)
+    chain.export(tmp_path / "edge.net")
+    results = simulate(tmp_path / "edge.net", frames, model="stock", input_message_bits=2)
+    assert np.count_nonzero(np.stack([found.code_tchw for found in results]) != spikes) == 0
+
+
+@pytest.mark.parametrize("name", ["trained", "synaptic-delays"])
+def test_file_in_the_fast_leaf_gives_the_reference_spikes(cases, name):
+    folder, found = cases
+    case = found[name]
+    expected = reference.run(case.graph, case.frames).spikes[case.graph.output.name]
+    results = simulate(folder / f"{name}.net", case.frames, model="leaf")
+    assert np.count_nonzero(np.stack([each.code_tchw for each in results]) != expected) == 0
 
 
 def test_file_of_input_with_bias_before_a_filter_is_refused(tmp_path):
