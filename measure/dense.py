@@ -124,8 +124,9 @@ def break_even(
         excess = partial(excess_pj, accounting, dense_pj)
         rate: float | None = None
         if now > 0 and excess(0.0) < 0:
-            every_step = steps / now
-            rate = now * (every_step if excess(every_step) < 0 else _root(excess, every_step))
+            every_step = steps / now  # times as active: every neuron fires in every step
+            cheaper = excess(every_step) < 0
+            rate = float(steps) if cheaper else now * _root(excess, every_step)
         ratio = dense_pj / spiking_pj(1.0)[accounting]
         found.append(BreakEven(accounting, dense.name, ratio, rate))
     return found[0], found[1]

@@ -29,6 +29,7 @@ def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_pat
     assert all(picture["svg"] >= 1 and picture["marks"] > 3 for picture in drawn.values())
     assert "every energy is modelled" in seen["text"]
     assert "Davies et al." in seen["text"]
+    assert "The published gain of this method is 144 times" in seen["text"]
 
 
 def test_write_hostile_names_are_shown_as_text(tmp_path, chromium):
