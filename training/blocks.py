@@ -40,6 +40,7 @@ from splitcore.graph import (
     Lif,
     Synapse,
 )
+from training.byte_conv import byte_conv
 from training.lif import (
     SCALE_RHO_MULT,
     TAU_RHO_MULT,
@@ -135,18 +136,17 @@ class NormedConv(torch.nn.Module):
         return self.weight * self.per_output(scale), self.shift - self.mean * scale
 
     def convolve(self, events: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """The synaptic sums of events (M, C, H, W)."""
+        """The synaptic sums of whole events (M, C, H, W) and even weights, in the events' dtype."""
         if self.transpose:
             return F.conv_transpose2d(
                 events,
-                weight,
+                weight.to(events.dtype),
                 stride=self.stride,
                 padding=self.padding,
                 output_padding=self.output_padding,
             )
-        return F.conv2d(
-            events, weight, stride=self.stride, padding=self.padding, groups=self.groups
-        )
+        stride, padding = (self.stride, self.stride), (self.padding, self.padding)
+        return byte_conv(events, weight, stride, padding, self.groups)
 
     def observe(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel."""
@@ -183,8 +183,8 @@ class SpikingLayer(torch.nn.Module):
             threshold=1,
             current_decay=1,
             voltage_decay=neuron.voltage_decay,
-            tau_grad=neuron.tau_grad,
-            scale_grad=neuron.scale_grad,
+            tau_grad=neuron.tau_grad,  # pyright: ignore[reportArgumentType]
+            scale_grad=neuron.scale_grad,  # pyright: ignore[reportArgumentType]
         )
         self.norm = Norm.FLOAT
         self.precise = False  # float32 also where bfloat16 would do
@@ -275,7 +275,7 @@ class SpikingLayer(torch.nn.Module):
                 unit = torch.where(unit.abs() < 1e-9, 1e-9, unit)
             weight = round_even(conv.weight * conv.per_output(unit))
             unit = unit * self.input_max
-            sums.append(conv.convolve(source.to(dtype), weight.to(dtype)))
+            sums.append(conv.convolve(source.to(dtype), weight))
             # Batch norm does not see the unit of its input, except beside its epsilon.
             norms.append(BatchNorm(conv.gain * unit.sign(), EPS * unit * unit, conv.mean * unit))
             units.append(unit)

@@ -11,9 +11,9 @@ their sums x_k in memory once; from there
 Tensors are flat: time slowest, then samples and pixels, channels fastest (channels-last). Vectors
 of one value a channel come tiled to a block of pixels, so that inner loops are long and plain and
 the compiler vectorises them. bfloat16 travels as its bits in uint16; sums and state are wider.
-Nothing is compiled with fastmath. Work is cut into the same tasks for any number of threads, so
-results do not depend on it. Threads are our own: numba's pools and torch's would fight over the
-cores, and die in a forked child.
+Only the exponential may fuse multiplications with additions; no spike depends on it. Work is cut
+into the same tasks for any number of threads, so results do not depend on it. Threads are our own:
+numba's pools and torch's would fight over the cores, and die in a forked child.
 """
 
 # numba's decorators change signatures in ways that types cannot follow.
@@ -113,7 +113,7 @@ def _store_overload(out, index, value):
     return store
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 def exponential(x):
     """e^x of a float32 x ≤ 0, within 2 units in the last place; a loop of it vectorises."""
     x = max(x, SMALLEST_EXPONENT)
@@ -153,7 +153,7 @@ def _current(x1, x2, extra, scale1, scale2, bias, identity, base, size, out):
 def _decayed(state, keep, whole, size):
     if whole:
         for j in range(size):
-            state[j] = np.trunc(state[j] * keep)
+            state[j] = np.int64(state[j] * keep)  # np.trunc would be a call for each
     else:
         for j in range(size):
             state[j] = state[j] * keep
@@ -173,14 +173,16 @@ def _forward_task(
             at = step * plane + base
             _current(x1, x2, extra, scale1, scale2, bias, identity, at, size, current)
             _decayed(state, keep, whole, size)
+            # Short loops over few arrays: past a handful of pointers LLVM does not vectorise.
+            for j in range(size):
+                state[j] += current[j] * state_scale
             row = spikes[at : at + size]
             for j in range(size):
-                voltage = state[j] + current[j] * state_scale
-                fired = voltage > threshold
-                spike = np.float32(fired)
-                _store(row, j, spike)
-                counts[j] += spike
-                state[j] = zero if fired else voltage
+                _store(row, j, np.float32(state[j] > threshold))
+            for j in range(size):
+                fired = state[j] > threshold
+                counts[j] += np.float32(fired)
+                state[j] = zero if fired else state[j]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -206,9 +208,9 @@ def _backward_task(
             _decayed(state, keep, whole, size)
             voltage_row = voltages[step]
             for j in range(size):
-                voltage = state[j] + current[j] * state_scale
-                voltage_row[j] = voltage
-                state[j] = zero if voltage > threshold else voltage
+                voltage_row[j] = state[j] + current[j] * state_scale
+            for j in range(size):
+                state[j] = zero if voltage_row[j] > threshold else voltage_row[j]
         going[:] = 0
         for step in range(steps - 1, -1, -1):
             at = step * plane + base
@@ -218,19 +220,26 @@ def _backward_task(
                 current[j] = slope * exponential(-distance * per_tau)
             row = grad_spikes[at : at + size]
             for j in range(size):
-                going[j] = keep_grad * going[j] + (_load(row[j]) + grad_rate) * current[j]
+                current[j] *= _load(row[j]) + grad_rate
+            for j in range(size):
+                going[j] = keep_grad * going[j] + current[j]
             row = grad[at : at + size]
             for j in range(size):
                 _store(row, j, going[j])
+            for j in range(size):
                 sums[j] += going[j]
             if centre1 is not None:
                 row = x1[at : at + size]
                 for j in range(size):
-                    products1[j] += going[j] * (_load(row[j]) - centre1[j])
+                    current[j] = _load(row[j]) - centre1[j]
+                for j in range(size):
+                    products1[j] += going[j] * current[j]
                 if x2 is not None:
                     row = x2[at : at + size]
                     for j in range(size):
-                        products2[j] += going[j] * (_load(row[j]) - centre2[j])
+                        current[j] = _load(row[j]) - centre2[j]
+                    for j in range(size):
+                        products2[j] += going[j] * current[j]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -248,6 +257,13 @@ def _normed_backward_task(grad, x, factor, slope, offset, out, start, stop):
         row = out[base : base + size]
         for j in range(size):
             _store(row, j, total[j])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _to_bytes_task(x, out, start, stop):
+    row, bytes_row = x[start:stop], out[start:stop]
+    for j in range(stop - start):
+        bytes_row[j] = np.uint8(np.int32(_load(row[j])))
 
 
 @lru_cache(maxsize=1)
@@ -278,10 +294,19 @@ def _each(tasks: int, work: Callable[[int], None]) -> None:
 
 
 @lru_cache
+def _has(*names: str) -> bool:
+    features = llvmlite.binding.get_host_cpu_features()
+    return any(features.get(name, False) for name in names)
+
+
 def native_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 itself; emulated it is slower than float32."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16"))
+    return _has("avx512bf16", "amx-bf16", "bf16")
+
+
+def native_byte_products() -> bool:
+    """Whether this processor adds products of bytes in 32 bits."""
+    return _has("avx512vnni", "avxvnni", "amx-int8")
 
 
 def supports(tensor: torch.Tensor) -> bool:
@@ -338,6 +363,15 @@ class Tiling:
         """Sums of each task and block as float64 of each channel (…, C)."""
         parted = sums.reshape(*sums.shape[:-1], self.repeat, self.channels)
         return torch.from_numpy(parted.sum(axis=(0, -2), dtype=np.float64))
+
+
+def to_bytes(x_mchw: torch.Tensor) -> torch.Tensor:
+    """Whole numbers 0 … 255 as uint8, of the same memory order."""
+    tiling = Tiling(x_mchw.numel(), x_mchw.shape[1])
+    result = torch.empty_like(x_mchw, dtype=torch.uint8)
+    x, out = _flat(x_mchw), _flat(result)
+    _each(tiling.tasks, lambda task: _to_bytes_task(x, out, *tiling.range(task)))
+    return result
 
 
 def moments(x_mchw: torch.Tensor, centre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
