@@ -13,8 +13,8 @@ harder for a codec that had to learn from other samples: counted models with few
 spikes coded to a context are left out. "trained" always stays in, though it flatters the bound by
 about 0.7 bits for each weight, shared among the samples.
 
-A payload is whole bytes and stands alone; that costs 2.6 bits on average (8 - f - 8 · 2^-f, averaged
-over the fraction f of a byte that a sample needs), which no bound here includes.
+A payload is whole bytes and stands alone; that costs 2.6 bits on average (8 - f - 8 · 2^(-f) with f
+bits needed in the last byte, averaged over f), which no bound here includes.
 """
 
 from __future__ import annotations
