@@ -517,7 +517,8 @@ def _distance(detail: Details) -> str | None:
     text = (
         f"The published gain of this method is {CLAIM:g} times, op-only with 4.6 pJ a MAC and "
         "0.9 pJ an accumulate. By the same rule it is "
-        f"{twin.op_only_pj / priced.energy_pj.op_only:.3g} times here, and {twin.full_pj / priced.energy_pj.full:.3g} times in full. Of the "
+        f"{twin.op_only_pj / priced.energy_pj.op_only:.3g} times here, and "
+        f"{twin.full_pj / priced.energy_pj.full:.3g} times in full. Of the "
         f"arithmetic, {100 * graded / priced.energy_pj.op_only:.0f} % is pixels entering as graded "
         f"events in each step"
     )
