@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import random
-import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import grpc
 
@@ -55,60 +54,34 @@ class Reorder:
 
 
 @contextlib.contextmanager
-def meddling(address: str, meddle: Meddle, seed: int = 0, hello: bool = False) -> Iterator[str]:
-    """A server that passes streams on to `address`, with messages after hello meddled with."""
+def meddling(address: str, meddle: Meddle, seed: int = 0) -> Iterator[str]:
+    """A server that passes streams on to `address`, with all messages but hello meddled with."""
     rng = random.Random(seed)
-    started = threading.Event()
-    found: list[str] = []
-    ends: list[Callable[[], object]] = []
 
-    async def stream(_: object, context: grpc.aio.ServicerContext) -> None:
-        async with grpc.aio.insecure_channel(address) as channel:
-            call = channel.stream_stream(packet.STREAM)()
+    def meddled(received: Iterator[bytes]) -> Iterator[bytes]:
+        with contextlib.suppress(grpc.RpcError, StopIteration):
+            yield next(received)
+            for raw in received:
+                yield from meddle(raw, rng)
 
-            async def up() -> None:
-                first = not hello
-                with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-                    while (raw := await context.read()) is not grpc.aio.EOF:
-                        for one in [raw] if first else meddle(raw, rng):
-                            await call.write(one)
-                        first = False
-                    await call.done_writing()
-
-            sender = asyncio.ensure_future(up())
+    def stream(received: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        with grpc.insecure_channel(address) as channel:
+            call = channel.stream_stream(packet.STREAM)(meddled(received))
+            context.add_callback(call.cancel)
             try:
-                while (raw := await call.read()) is not grpc.aio.EOF:
-                    await context.write(raw)
-                code, details = await call.code(), await call.details()
-            except grpc.aio.AioRpcError as error:
-                code, details = error.code(), error.details()
-            finally:
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
-        if code is not grpc.StatusCode.OK:
-            await context.abort(code, details or "")
+                yield from call
+            except grpc.RpcError as error:
+                if context.is_active():
+                    context.abort(error.code(), error.details())  # type: ignore[attr-defined]
 
-    async def main() -> None:
-        server = grpc.aio.server()
-        handler = grpc.method_handlers_generic_handler(
-            "spikebottlenet.v1.Cloud", {"Stream": grpc.stream_stream_rpc_method_handler(stream)}
-        )
-        server.add_generic_rpc_handlers((handler,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        ends.append(lambda: loop.call_soon_threadsafe(stop.set))
-        found.append(f"127.0.0.1:{port}")
-        started.set()
-        await stop.wait()
-        await server.stop(0)
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()), name="meddler")
-    thread.start()
-    started.wait()
+    server = grpc.server(futures.ThreadPoolExecutor(8, thread_name_prefix="meddler"))
+    handler = grpc.method_handlers_generic_handler(
+        "spikebottlenet.v1.Cloud", {"Stream": grpc.stream_stream_rpc_method_handler(stream)}
+    )
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
     try:
-        yield found[0]
+        yield f"127.0.0.1:{port}"
     finally:
-        ends[0]()
-        thread.join()
+        server.stop(0).wait()

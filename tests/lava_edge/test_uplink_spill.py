@@ -1,0 +1,243 @@
+"""The spill: a bounded queue on disk that survives the process, the link and a full disk."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from lava_edge import spill as spills
+from lava_edge.spill import Spill
+from lava_edge.uplink import Patience, Uplink
+from splitcore.errors import LinkError
+from splitcore.packet import Packet
+from tests.link import QUICK, Relay, check_answers, cloud, collect
+from tests.tiny_bundle import make_bundle, random_code
+
+DIGEST = bytes(32)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens spills in one folder, and closes them at the end."""
+    made = []
+
+    def open_one(digest=DIGEST, **options):
+        made.append(Spill(tmp_path, digest, **options))
+        return made[-1]
+
+    yield open_one
+    for spill in made:
+        spill.close()
+
+
+def one(sample, payload=b"payload"):
+    return [Packet(sample, 0, 1, payload)]
+
+
+def taken(spill):
+    found = []
+    while (packets := spill.take()) is not None:
+        found.append(packets)
+    return found
+
+
+def test_samples_come_out_in_the_order_they_went_in(opened, tmp_path):
+    spill = opened()
+    steps = [Packet(2, step, 1, bytes([step])) for step in (1, 2, 3)]
+    for packets in (one(5), steps, one(1)):
+        assert spill.put(packets)
+    assert spill.waiting == (5, 2, 1)
+    assert taken(spill) == [one(5), steps, one(1)]
+    assert spill.waiting == ()
+
+
+def test_answered_samples_free_their_segments(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(spills, "SEGMENT_BYTES", 200)
+    spill = opened()
+    for sample in range(20):
+        spill.put(one(sample))
+    assert len(list(tmp_path.iterdir())) > 2
+    taken(spill)
+    for sample in reversed(range(20)):
+        spill.answered(sample)
+    assert list(tmp_path.iterdir()) == []
+    assert spill.bytes_used == 0
+
+
+def test_unanswered_samples_are_there_after_the_process_died(opened, tmp_path):
+    first = opened()
+    for sample in range(4):
+        first.put(one(sample))
+    first.take()
+    second = opened()  # the first was never closed
+    assert second.waiting == (0, 1, 2, 3)
+    assert taken(second) == [one(k) for k in range(4)]
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_torn_end_is_cut_off_and_the_rest_kept(opened, tmp_path, cut):
+    spill = opened()
+    spill.put(one(1))
+    spill.put(one(2))
+    spill.close()
+    (path,) = tmp_path.iterdir()
+    os.truncate(path, path.stat().st_size - cut)
+    again = opened()
+    assert taken(again) == ([one(1)] if cut <= 30 else [])
+    assert again.put(one(3))
+    assert taken(again) == [one(3)]
+    again.close()
+    assert opened().waiting == (1, 3)
+
+
+def test_changed_byte_never_gives_another_sample(opened, tmp_path):
+    spill = opened()
+    for sample in range(3):
+        spill.put(one(sample))
+    spill.close()
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    start = len(spills.MAGIC) + len(DIGEST)
+    for at in range(start, len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x10
+        path.write_bytes(damaged)
+        found = taken(opened())
+        assert found == [one(k) for k in range(len(found))]
+        assert len(found) < 3
+
+
+def test_file_of_another_bundle_is_refused(opened, tmp_path):
+    spill = opened()
+    spill.put(one(1))
+    with pytest.raises(LinkError, match="another bundle"):
+        opened(b"x" * 32)
+
+
+def test_queue_never_grows_beyond_its_bound(opened, tmp_path):
+    spill = opened(max_bytes=1000)
+    kept = [sample for sample in range(100) if spill.put(one(sample))]
+    assert 0 < len(kept) < 100
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1000
+    assert taken(spill) == [one(sample) for sample in kept]
+
+
+def test_samples_wait_on_disk_while_the_link_is_down(bundle, tmp_path):
+    codes = random_code(100)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        relay.down = True
+        link = Uplink(relay.address, bundle, spill=tmp_path, max_pending=8, patience=QUICK)
+        with link as uplink:
+            for sample, code in enumerate(codes):
+                uplink.send(sample, code)  # never waits
+            assert set(uplink.waiting) == set(range(100))
+            assert list(tmp_path.iterdir())
+            relay.down = False
+            answers = {answer.sample: answer.label for answer in uplink.answers()}
+        check_answers(answers, codes)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_of_an_earlier_run_are_delivered_by_the_next(bundle, tmp_path):
+    codes = random_code(50)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        relay.down = True
+        with Uplink(relay.address, bundle, spill=tmp_path, max_pending=8) as uplink:
+            for sample, code in enumerate(codes):
+                uplink.send(sample, code)
+        assert uplink.lost == ()
+        relay.down = False
+        with Uplink(relay.address, bundle, spill=tmp_path) as uplink:
+            check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+
+
+def test_outage_with_a_spill_loses_nothing_but_is_told(bundle, tmp_path):
+    codes = random_code(12)
+    patience = Patience(connect_s=5, stall_s=1, outage_s=0.5)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        relay.down = True
+        link = Uplink(relay.address, bundle, spill=tmp_path, max_pending=4, patience=patience)
+        with link as uplink:
+            for sample, code in enumerate(codes):
+                uplink.send(sample, code)
+            with pytest.raises(LinkError, match=r"unanswered and kept in .*12 samples: 0, 1, 2"):
+                list(uplink.answers())
+            relay.down = False
+            answers = {}
+            while len(answers) < len(codes):
+                try:
+                    answers.update({a.sample: a.label for a in uplink.answers()})
+                except LinkError:
+                    continue
+            check_answers(answers, codes)
+            assert uplink.lost == ()
+
+
+def test_full_disk_reports_what_it_could_not_keep_by_id(bundle, tmp_path, monkeypatch):
+    codes = random_code(30)
+
+    class FullDisk:
+        def __init__(self, file):
+            self._file, self._left = file, 250
+
+        def write(self, raw):
+            part = raw[: self._left]
+            self._left -= len(part)
+            written = self._file.write(part)
+            if written < len(raw):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return written
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+    real = Spill._writable
+
+    def writable(self):
+        segment = real(self)
+        if not isinstance(self._writer, FullDisk):
+            self._writer = FullDisk(self._writer)
+        return segment
+
+    monkeypatch.setattr(Spill, "_writable", writable)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        relay.down = True
+        link = Uplink(relay.address, bundle, spill=tmp_path, max_pending=4, patience=QUICK)
+        with link as uplink:
+            for sample, code in enumerate(codes):
+                uplink.send(sample, code)
+            lost = set(uplink.lost)
+            assert 0 < len(lost) < len(codes)
+            relay.down = False
+            answers = {}
+            with pytest.raises(LinkError, match="no room in the spill; lost"):
+                answers.update((a.sample, a.label) for a in uplink.answers())
+            assert set(uplink.lost) == lost
+            assert set(answers) | lost == set(range(len(codes)))
+            assert not set(answers) & lost
+
+
+def test_steps_of_a_sample_go_to_disk_as_one(bundle, tmp_path):
+    codes = random_code(10)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        relay.down = True
+        link = Uplink(relay.address, bundle, spill=tmp_path, max_pending=2, patience=QUICK)
+        with link as uplink:
+            for step in range(4):
+                for sample, code in enumerate(codes):
+                    uplink.send_step(sample, step + 1, code[step])
+            relay.down = False
+            check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+
+
+def test_healthy_link_writes_nothing_to_disk(bundle, tmp_path):
+    codes = random_code(20)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, spill=tmp_path) as uplink:
+        check_answers(collect(uplink, np.asarray(codes)), codes)
+        assert list(tmp_path.iterdir()) == []
