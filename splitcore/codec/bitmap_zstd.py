@@ -15,6 +15,9 @@ from splitcore.codec.context import CodeContext
 from splitcore.errors import CodecError
 
 LEVEL = 9
+# No content size, checksum or dictionary. python-zstandard allocates what a content size claims,
+# whatever max_output_size says.
+FRAME_DESCRIPTOR = b"\x00"
 MAX_WINDOW_BYTES = 1 << 22  # no bitmap of MAX_SPIKES is longer than 2 MiB
 
 
@@ -39,6 +42,8 @@ class BitmapZstd(Codec):
     ) -> np.ndarray:
         """See Codec."""
         shape = (steps, *context.shape[1:])
+        if payload[:1] != FRAME_DESCRIPTOR:
+            raise CodecError("bitmap+zstd: not the frame header that we write")
         decompressor = zstandard.ZstdDecompressor(
             max_window_size=MAX_WINDOW_BYTES, format=zstandard.FORMAT_ZSTD1_MAGICLESS
         )

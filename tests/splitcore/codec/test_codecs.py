@@ -70,6 +70,20 @@ def test_zstd_bomb_is_refused():
         registry.decode(ZSTD.id, bomb, context((4, 2, 4, 4)))
 
 
+def test_zstd_frame_that_claims_a_huge_size_is_refused():
+    claimed = b"\xe0" + (1 << 50).to_bytes(8, "little")  # single segment, 8 bytes of size
+    with pytest.raises(CodecError, match="header"):
+        registry.decode(ZSTD.id, claimed + b"\x01\x00\x00", context((4, 2, 4, 4)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (4, 8, 16, 16), (1, 1, 4096, 4096)])
+def test_zstd_payload_of_any_size_comes_back(shape):
+    known = CodeContext(shape, (0.2,) * shape[1])
+    sent = spikes(shape, 0.2, 0)
+    payload = registry.encode(ZSTD, sent, known)
+    np.testing.assert_array_equal(registry.decode(ZSTD.id, payload, known), sent)
+
+
 def test_zstd_two_frames_are_refused():
     known = context((4, 2, 4, 4))
     payload = registry.encode(ZSTD, spikes(known.shape, 0.2, 0), known)
