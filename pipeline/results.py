@@ -131,6 +131,16 @@ class ProfileRecord(_Record):
     sensitivity: list[SwingRecord] = []
     break_even: list[BreakEvenRecord] = []
 
+    @model_validator(mode="after")
+    def _whole(self) -> ProfileRecord:
+        for term in self.terms:
+            if term.layers_pj is not None and len(term.layers_pj) != len(self.layers):
+                raise ValueError(
+                    f"terms.{term.name}.layers_pj: expected {len(self.layers)} values, "
+                    f"got {len(term.layers_pj)}"
+                )
+        return self
+
 
 class LayerRecord(_Record):
     """One layer of the edge half: means a sample, rate in spikes a neuron and step."""

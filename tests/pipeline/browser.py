@@ -24,10 +24,12 @@ window.addEventListener("error", function (e) { note(e.message); });
 window.addEventListener("unhandledrejection", function (e) { note(e.reason); });
 console.error = function () { note(Array.from(arguments).join(" ")); };
 </script>"""
-LATE = """<script>window.addEventListener("load", function () { setTimeout(function () {
+LATE = """<script>window.addEventListener("load", function () { setTimeout(async function () {
+  var first = document.querySelector(".plot");
+  var svg = await Plotly.toImage(first, { format: "svg", width: 1000, height: 400 });
   var root = document.documentElement, out = document.createElement("pre");
   out.id = "probe"; out.textContent = JSON.stringify({
-    problems: window.problems,
+    problems: window.problems, svg: svg.slice(0, 18), svg_size: svg.length,
     overflow: root.scrollWidth - root.clientWidth,
     pictures: Array.prototype.map.call(document.querySelectorAll(".plot, .broken"), function (p) {
       return { id: p.id, svg: p.querySelectorAll("svg.main-svg").length,

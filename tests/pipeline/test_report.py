@@ -27,6 +27,8 @@ def test_write_demo_result_draws_every_picture_without_error_or_overflow(tmp_pat
         "confusion",
     }
     assert all(picture["svg"] >= 1 and picture["marks"] > 3 for picture in drawn.values())
+    assert seen["svg"] == "data:image/svg+xml"
+    assert seen["svg_size"] > 2000
     assert "every energy is modelled" in seen["text"]
     assert "Davies et al." in seen["text"]
     assert "The published gain of this method is 144 times" in seen["text"]
@@ -65,6 +67,7 @@ def test_write_without_details_still_tells_the_numbers(tmp_path):
         (("energy_pj", "loihi1", "full"), -1, "energy_pj.loihi1.full"),
         (("details", "layers", 0, "rate"), "high", "details.layers.0.rate"),
         (("details", "confusion"), [[1]], "details"),
+        (("details", "energy", "loihi1", "terms", 0, "layers_pj"), [1.0], "terms.synops.layers_pj"),
         (("details", "raster", "packed"), "AAAA", "details.raster.packed"),
         (("details", "raster", "packed"), "?", "details.raster.packed"),
     ],
