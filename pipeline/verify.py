@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lava_edge.runtime import simulate
 
 from cloud_server.tail import TailEngine
 from lava_edge import netx_file, reference
+from lava_edge.runtime import simulate
 from pipeline import images
 from pipeline.console import progress_bar
 from splitcore import tail as tail_file

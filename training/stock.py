@@ -1,4 +1,4 @@
-"""Stock lava-dl, imported once and quietly: it prints about a CUDA toolkit and a camera data set."""
+"""Stock lava-dl, imported once and quietly: it prints of a CUDA toolkit and a camera data set."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from measure.counts import Counts, count
 
 from measure import energy, profile
+from measure.counts import Counts, count
 from splitcore.errors import DataError
 from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif
 

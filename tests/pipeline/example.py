@@ -3,10 +3,10 @@
 import functools
 
 import numpy as np
-from measure.counts import count
 
 from lava_edge import reference
 from measure import energy, profile
+from measure.counts import count
 from pipeline import report
 from splitcore import spikes
 from splitcore.bundle import Manifest
