@@ -188,8 +188,13 @@ def _put_places(_: Any, events: Any, at: Any, places: Any, row: Any, base: Any) 
     return signature, codegen
 
 
-# geometry: H W C, kH kW, strides, paddings, dilations (y, x), then H W C of the target, padded C
-_compiled = njit(cache=True, nogil=True, boundscheck=False)
+# geometry of the kernels below: H W C, kH kW, strides, paddings, dilations (y, x), then H W C of the target, padded C
+def _compiled(function: Any) -> Any:
+    """Compiled without the GIL and kept on disk, where there is a place to keep it."""
+    try:
+        return njit(cache=True, nogil=True, boundscheck=False)(function)
+    except RuntimeError:
+        return njit(nogil=True, boundscheck=False)(function)
 
 
 @_compiled

@@ -101,22 +101,15 @@ def simulate(
     steps = len(checked_sample(graph, first))
     known = len(frames_ntchw) if isinstance(frames_ntchw, np.ndarray) else MAX_BATCH
     size = batch or (1 if stock else min(known, _fitting_batch(graph)))
-    settings = {
-        "model": model,
-        "conv": conv,
-        "batch": size,
-        "steps": steps,
-        "record": record or "none",
-        "live": False,
-        "input_message_bits": input_message_bits,
-    }
+    settings = _settings(
+        model, steps, input_message_bits, conv=conv, batch=size, record=record or "none"
+    )
     feeder = Feeder(
         graph,
         itertools.chain([first], frames),
         steps=steps,
         batch=size,
-        # the stock pipeline holds depth / T samples before the first one leaves it
-        ahead=3 * size + (-(-graph.depth[graph.output.name] // steps) + 1 if stock else 0),
+        ahead=3 * size + (_pipeline_samples(graph, steps) if stock else 0),
         keep=stock,
     )
     return _simulate(edge, graph, feeder, settings, stall_s)
@@ -140,17 +133,45 @@ def stream(
     if steps < 1 or ahead < 1:
         raise UsageError(f"stream: expected steps and ahead of at least 1, got {steps}, {ahead}")
     graph = edge if isinstance(edge, Graph) else netx_file.load(edge, input_message_bits)
-    settings = {
-        "model": "leaf",
-        "conv": "lava",
-        "batch": 1,
-        "steps": steps,
-        "record": "none",
-        "live": True,
-        "input_message_bits": input_message_bits,
-    }
+    settings = _settings("leaf", steps, input_message_bits, live=True)
     feeder = Feeder(graph, iter(frames_chw), steps=steps, batch=1, ahead=ahead, live=True)
     return _stream(edge, graph, feeder, settings, stall_s)
+
+
+def run_netx(
+    edge: Path | Graph,
+    frames_ntchw: np.ndarray,
+    *,
+    input_message_bits: int | None = None,
+    stall_s: float = STALL_S,
+) -> Iterator[np.ndarray]:
+    """Output spikes (T, C, H, W) of a chain in stock NetX, sample by sample, watched as above."""
+    graph = edge if isinstance(edge, Graph) else netx_file.load(edge, input_message_bits)
+    if not graph.is_chain:
+        raise UsageError("stock NetX knows only chains: this network has a residual connection")
+    steps = len(checked_sample(graph, frames_ntchw[0]))
+    settings = _settings("netx", steps, input_message_bits)
+    ahead = _pipeline_samples(graph, steps) + 3
+    feeder = Feeder(graph, iter(frames_ntchw), steps=steps, batch=1, ahead=ahead)
+    return _codes(edge, graph, feeder, settings, stall_s)
+
+
+def _settings(model: str, steps: int, bits: int | None, **others: Any) -> dict[str, Any]:
+    return {
+        "model": model,
+        "steps": steps,
+        "input_message_bits": bits,
+        "conv": "lava",
+        "batch": 1,
+        "record": "none",
+        "live": False,
+        **others,
+    }
+
+
+def _pipeline_samples(graph: Graph, steps: int) -> int:
+    """Samples that a pipeline of one step a layer holds before the first one leaves it."""
+    return -(-graph.depth[graph.output.name] // steps)
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -210,6 +231,28 @@ def _stream(
                 done += 1
                 code = _unpacked(record.payload, graph.output_shape)
                 yield StepResult(record.sample, record.step, code, record.time_ns)
+                feeder.answered()
+            if feeder.ended and done == feeder.sent:
+                break
+        if feeder.failure is not None:
+            raise feeder.failure
+
+
+def _codes(
+    edge: Path | Graph, graph: Graph, feeder: Feeder, settings: dict[str, Any], stall_s: float
+) -> Iterator[np.ndarray]:
+    with ExitStack() as stack:
+        simulator = _start(stack, edge, settings, stall_s)
+        feeder.start(simulator)
+        done = 0
+
+        def busy() -> bool:
+            return feeder.sent > done
+
+        for record in simulator.records(busy):
+            if record is not None and not (feeder.ended and done == feeder.sent):
+                done += 1
+                yield _unpacked(record.payload, (settings["steps"], *graph.output_shape))
                 feeder.answered()
             if feeder.ended and done == feeder.sent:
                 break

@@ -90,26 +90,32 @@ def _run(settings: dict[str, Any], channel: Channel) -> None:
     from lava_edge import blas_conv, netx_file, stepper
     from lava_edge.network.process import EdgeNetwork
 
-    stock = settings["model"] == "stock"
-    graph = netx_file.load(Path(settings["path"]), settings["input_message_bits"])
-    if stock and settings["conv"] == "blas":
+    path = Path(settings["path"])
+    graph = netx_file.load(path, settings["input_message_bits"])
+    if settings["conv"] == "blas":
         blas_conv.install()
-    if not stock:
+    network: Any
+    if settings["model"] == "netx":
+        from lava_edge import stock_netx
+
+        network = stock_netx.network(path, graph, settings["steps"], channel)
+    else:
+        network = EdgeNetwork(
+            graph=graph,
+            steps=settings["steps"],
+            batch=settings["batch"],
+            channel=channel,
+            record=settings["record"],
+            live=settings["live"],
+        )
+    if settings["model"] == "leaf":
         stepper.warm_up()  # before the fork: the actor inherits compiled kernels
-    network = EdgeNetwork(
-        graph=graph,
-        steps=settings["steps"],
-        batch=settings["batch"],
-        channel=channel,
-        record=settings["record"],
-        live=settings["live"],
-    )
-    config = Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=stock)
+    config = Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=settings["model"] == "stock")
     network.create_runtime(run_cfg=config)
     actors = list(network.runtime._messaging_infrastructure.actors)
     threading.Thread(target=_watch_actors, args=(actors, channel), daemon=True).start()
     channel.write(Kind.READY)
-    if network.delayed:
+    if settings["model"] == "stock" and network.delayed:
         _run_clearing(network, settings["steps"])
     network.run(condition=RunContinuous(), run_cfg=config)
     threading.Event().wait()  # until the caller closes the control pipe

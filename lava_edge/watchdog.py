@@ -28,6 +28,7 @@ from lava_edge.channel import Kind, Record, unpack_record
 from lava_edge.simulator import remove_shared_memory
 from splitcore.errors import SimulationError
 
+START_S = 300.0  # to import Lava and compile kernels on a slow, busy machine
 END_S = 3.0  # how long the simulator may take to clean up by itself
 POLL_S = 0.25
 READ_BYTES = PIPE_BYTES = 1 << 20
@@ -151,6 +152,7 @@ class Simulator:
         assert self._process is not None
         buffer = bytearray()
         heard = time.monotonic()
+        limit_s = max(START_S, self._stall_s)  # until it is ready
         while True:
             if _ready(self._fds["result"], select.POLLIN, POLL_S):
                 try:
@@ -165,15 +167,17 @@ class Simulator:
                     if record.kind is Kind.ERROR:
                         text = record.payload.decode(errors="replace").strip()
                         raise SimulationError(f"the simulator failed: {_end_of(text)}")
-                    if record.kind is not Kind.READY:
+                    if record.kind is Kind.READY:
+                        limit_s = self._stall_s
+                    else:
                         yield record
             elif self._process.poll() is not None:
                 raise self._died()
             elif not busy():
                 heard = time.monotonic()
-            elif time.monotonic() - heard > self._stall_s:
+            elif time.monotonic() - heard > limit_s:
                 raise SimulationError(
-                    f"the simulator has not answered for {self._stall_s:g} s and was ended"
+                    f"the simulator has not answered for {limit_s:g} s and was ended"
                 )
             yield None
 
