@@ -1,0 +1,93 @@
+"""The Ray Serve engine: the same answers, also while replicas die. Long: starts its own Ray."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from cloud_server.server import running
+from lava_edge.uplink import Uplink
+from splitcore.errors import UsageError
+from tests.tiny_bundle import expected_scores, make_bundle, random_code, random_tail
+
+pytest.importorskip("ray", reason="Ray is not installed: the extra [ray]")
+
+# What Ray and Serve leave behind in their own threads is theirs.
+pytestmark = [
+    pytest.mark.deep,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.timeout(240),
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    bundle = make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    with running([bundle.path], engine="ray", ray_replicas=(2, 2)) as server:
+        yield bundle, server.address
+
+
+def replica_processes():
+    """Process ids of this Ray's tail replicas, from their titles in /proc."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    title = file.read()
+            except OSError:
+                continue
+            if b"ServeReplica" in title and b"tail" in title:
+                found.append(int(entry))
+    return found
+
+
+def test_answers_are_those_of_the_reference(served):
+    bundle, address = served
+    codes = random_code(200)
+    with Uplink(address, bundle) as uplink:
+        answers = {answer.sample: answer.scores for answer in uplink.classify(enumerate(codes))}
+    found = np.float32([answers[k] for k in range(len(codes))])
+    assert (found == expected_scores(random_tail(), codes)).all()
+
+
+def test_replica_killed_under_load_costs_no_sample(served):
+    bundle, address = served
+    codes = random_code(64)
+    expected = expected_scores(random_tail(), codes).argmax(axis=1)
+    replicas = replica_processes()
+    assert len(replicas) == 2
+    killed = threading.Event()
+    with Uplink(address, bundle) as uplink:
+
+        def samples():
+            sample, end = 0, None
+            while end is None or time.monotonic() < end:
+                if killed.is_set() and end is None:
+                    end = time.monotonic() + 2.0
+                yield sample, codes[sample % 64]
+                sample += 1
+
+        seen = set()
+        for answer in uplink.classify(samples()):
+            assert answer.sample not in seen
+            assert answer.label == expected[answer.sample % 64]
+            seen.add(answer.sample)
+            if len(seen) == 300:
+                os.kill(replicas[0], signal.SIGKILL)
+                killed.set()
+        assert uplink.lost == ()
+        assert seen == set(range(len(seen)))
+
+
+def test_impossible_numbers_of_replicas_are_refused(tmp_path):
+    bundle = make_bundle(tmp_path / "tiny")
+    with pytest.raises(UsageError, match="least"):
+        with running([bundle.path], engine="ray", ray_replicas=(3, 2)):
+            pass
