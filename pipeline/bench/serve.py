@@ -22,7 +22,7 @@ from pipeline.bench.load import Load, Outcome
 from pipeline.console import progress_bar
 from splitcore import tail
 from splitcore.bundle import Bundle, open_bundle
-from splitcore.codec.context import CodeContext
+from splitcore.codec import context
 from splitcore.codec.registry import encode_best
 from splitcore.errors import LinkError
 
@@ -157,9 +157,8 @@ def _offline(bundle: Bundle, threads: int, seconds: float) -> tuple[float, np.nd
 
 
 def _write_samples(bundle: Bundle, labels: np.ndarray, path: Path) -> None:
-    manifest = bundle.manifest
-    context = CodeContext(manifest.spike_shape, manifest.code_rates)
-    distinct = [encode_best(code, context) for code in bundle.probe().code_ntchw]
+    known = context.of_bundle(bundle)
+    distinct = [encode_best(code, known) for code in bundle.probe().code_ntchw]
     encoded = [distinct[k % len(distinct)] for k in range(SAMPLES)]
     np.savez(
         path,
