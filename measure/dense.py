@@ -17,8 +17,9 @@ from functools import cache, partial
 import numpy as np
 
 from measure.counts import Counts
-from measure.energy import connections, energy, rate_times_steps, weight_count
+from measure.energy import connections, energy, rate_times_steps
 from measure.profile import Profile
+from measure.terms import weight_count
 from splitcore.errors import ProfileError
 from splitcore.graph import Conv, ConvTranspose, Dense, Graph
 

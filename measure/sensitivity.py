@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from measure.counts import Counts
-from measure.energy import Active, energy
+from measure.energy import energy
 from measure.profile import Profile
+from measure.terms import Active
 from splitcore.graph import Graph
 
 

@@ -20,7 +20,7 @@ from measure.sensitivity import tornado
 from pipeline import images
 from pipeline.console import progress_bar
 from pipeline.details import DENSE, layer_means
-from pipeline.figures import energy_text
+from pipeline.units import energy_text
 from splitcore.bundle import open_bundle
 
 DEFAULT_PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")

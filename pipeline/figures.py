@@ -13,16 +13,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pipeline.results import LayerRecord, ProfileRecord
+from pipeline.units import energy_text, energy_unit
 
 # Okabe and Ito 2008: told apart with every common form of colour blindness
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 PATTERNS = ("", "/", "x", ".", "-", "\\", "+", "|")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon")
 INK, LINE = "#1a1a1a", "#d9d9d9"
 FONT = '"Source Sans 3", "Segoe UI", "Helvetica Neue", Arial, sans-serif'
 MAX_CHANNELS = 16
-KINDS = ("split", "all edge", "all cloud")  # each keeps its colour and symbol everywhere
 
 # terms of the accounting, gathered into what a stacked bar can show
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -38,14 +36,6 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def plain(text: str) -> str:
     """Text that plotly shows as it is: its labels would read <b> or <a> as markup."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def energy_unit(largest_pj: float) -> tuple[float, str]:
-    """(pJ in one unit, unit) that shows an energy of this size in few digits."""
-    for scale, unit in ((1e12, "J"), (1e9, "mJ"), (1e6, "µJ"), (1e3, "nJ")):
-        if largest_pj >= scale:
-            return scale, unit
-    return 1.0, "pJ"
 
 
 def styled(figure: go.Figure, height: int, barmode: str = "group") -> go.Figure:
@@ -234,12 +224,6 @@ def energy_by_layer(record: ProfileRecord) -> go.Figure:
     return figure
 
 
-def energy_text(energy_pj: float) -> str:
-    """An energy in the unit that suits it, three digits."""
-    scale, unit = energy_unit(energy_pj)
-    return f"{energy_pj / scale:.3g} {unit}"
-
-
 def confusion(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> go.Figure:
     """True class against predicted class; the shade is the share of the true class."""
     table = np.asarray(counts, dtype=np.float64)
@@ -294,114 +278,4 @@ def tornado(record: ProfileRecord) -> go.Figure:
     figure.add_vline(x=swings[0].base_pj / scale, line={"color": INK, "width": 1.5})
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(title_text=f"{unit} an image, full accounting", rangemode="tozero")
-    return figure
-
-
-def scatter(
-    names: Sequence[str],
-    kinds: Sequence[str],
-    xs: Sequence[float],
-    accuracies: Sequence[float],
-    title: str,
-) -> go.Figure:
-    """Accuracy in per cent against a cost on a logarithmic axis, a named point each."""
-    figure = go.Figure()
-    for kind in dict.fromkeys(kinds):
-        index = KINDS.index(kind)
-        own = [place for place, other in enumerate(kinds) if other == kind]
-        figure.add_trace(
-            go.Scatter(
-                x=[xs[place] for place in own],
-                y=[100 * accuracies[place] for place in own],
-                text=[plain(names[place]) for place in own],
-                mode="markers+text",
-                textposition="top center",
-                name=kind,
-                cliponaxis=False,
-                marker={
-                    "symbol": SYMBOLS[index % len(SYMBOLS)],
-                    "color": COLOURS[index % len(COLOURS)],
-                    "size": 12,
-                    "line": {"color": INK, "width": 1},
-                },
-            )
-        )
-    styled(figure, 420)
-    low, high = min(accuracies), max(accuracies)
-    room = 100 * max(high - low, 0.01)
-    figure.update_yaxes(
-        title_text="accuracy, %", range=[100 * low - 0.2 * room, 100 * high + 0.3 * room]
-    )
-    edge = log_range(xs)
-    figure.update_xaxes(title_text=title, type="log", dtick=1, range=[edge[0], edge[1] + 0.4])
-    return figure
-
-
-def device_energy(
-    names: Sequence[str], edge_uj: Sequence[float], radio_uj: Sequence[float]
-) -> go.Figure:
-    """Edge and radio energy of each candidate as stacked bars."""
-    scale, unit = energy_unit(1e6 * max(a + b for a, b in zip(edge_uj, radio_uj, strict=True)))
-    figure = go.Figure()
-    for index, (label, values) in enumerate((("edge, full", edge_uj), ("radio", radio_uj))):
-        figure.add_trace(
-            go.Bar(
-                y=[plain(name) for name in names],
-                x=[1e6 * value / scale for value in values],
-                name=label,
-                orientation="h",
-                marker=bar_style(index),
-                hovertemplate=f"%{{y}}, {label}: %{{x:.4g}} {unit}<extra></extra>",
-            )
-        )
-    styled(figure, 120 + 34 * len(names), barmode="stack")
-    figure.update_layout(margin={"t": 34, "r": 24})
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(title_text=f"{unit} an image on the device, modelled", rangemode="tozero")
-    return figure
-
-
-def sweep(
-    rates: Sequence[float],
-    totals_uj: dict[str, list[float]],
-    crossings: Sequence[float],
-    own_rate: float,
-) -> go.Figure:
-    """Device energy over the link's rate; dotted lines where the best candidate changes."""
-    figure = go.Figure()
-    for index, (name, values) in enumerate(totals_uj.items()):
-        figure.add_trace(
-            go.Scatter(
-                x=list(rates),
-                y=values,
-                name=plain(name),
-                mode="lines",
-                line={
-                    "color": COLOURS[index % len(COLOURS)],
-                    "dash": DASHES[index % len(DASHES)],
-                    "width": 2.5,
-                },
-            )
-        )
-    styled(figure, 460)
-    for rate in crossings:
-        figure.add_vline(x=rate, line={"color": INK, "width": 1, "dash": "dot"})
-    figure.add_vline(x=own_rate, line={"color": INK, "width": 1.5})
-    figure.add_annotation(
-        x=math.log10(own_rate),  # annotations on a logarithmic axis take the exponent
-        y=1,
-        yref="paper",
-        text="the link's own rate",
-        showarrow=False,
-        xanchor="left",
-        xshift=6,
-        font={"size": 13},
-    )
-    figure.update_xaxes(
-        title_text="uplink rate, Mbit/s (logarithmic)",
-        type="log",
-        dtick=1,
-        range=[math.log10(rates[0]), math.log10(rates[-1])],
-    )
-    figure.update_yaxes(title_text="µJ an image on the device (logarithmic)", type="log", dtick=1)
     return figure

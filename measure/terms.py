@@ -1,0 +1,297 @@
+"""The terms of the full accounting, each priced or said to be absent or included.
+
+The equations and their source are in `measure.energy`, which is where callers begin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from measure.counts import Counts
+from measure.profile import Profile
+from splitcore.errors import GraphError
+from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Identity, Lif, Synapse
+
+US_MW_TO_PJ = 1e3  # 1 µs · 1 mW = 1 nJ
+OP_ONLY = ("synops", "macs")
+
+Status = Literal["counted", "absent", "included"]
+Active = Literal["fired", "most", "all"]  # which updates count as active: see `energy`
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One line of the accounting: pJ (N, L) when counted, else why it is not."""
+
+    name: str
+    status: Status
+    assumption: str
+    energy_pj: np.ndarray | None = None
+
+    @property
+    def op_only(self) -> bool:
+        """Whether the term belongs to both accountings, or to the full one alone."""
+        return self.name in OP_ONLY
+
+
+class Terms:
+    """The counts of one run as float arrays (N, L), and the terms that price them."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        counts: Counts,
+        profile: Profile,
+        steps: int,
+        input_events: np.ndarray | None,
+        active: Active,
+        activity: float,
+        mean_only: bool,
+    ) -> None:
+        self.graph, self.profile, self.steps = graph, profile, steps
+        self.spikes = counts.spikes * activity
+        self.synops = counts.synops * activity
+        self.macs = counts.macs.astype(np.float64)
+        self.updates = counts.neuron_updates.astype(np.float64)
+        self.relays = counts.relay_events * activity
+        self.operations = self.synops + self.macs
+        reached = {"fired": self.spikes, "most": self.operations, "all": self.updates}
+        self.active = np.minimum(self.updates, reached[active])
+        self.active_text = {
+            "fired": "only updates in which a neuron fired are active",
+            "most": "a neuron is active in at most as many steps as operations reached its layer "
+            "(the most that the counts allow)",
+            "all": "every update is active",
+        }[active]
+        self.neurons = np.array([math.prod(graph.shapes[layer.name]) for layer in graph.layers])
+        self.input_known = input_events is not None
+        dense_events = np.full(len(self.spikes), math.prod(graph.input.shape) * steps)
+        self.input_events = (
+            dense_events if input_events is None else np.asarray(input_events)
+        ).astype(np.float64)
+        if mean_only:  # every term is linear in these
+            for name in ("spikes", "synops", "macs", "updates", "relays", "operations", "active"):
+                setattr(self, name, getattr(self, name).mean(axis=0, keepdims=True))
+            self.input_events = self.input_events.mean(keepdims=True)
+
+    def all(self) -> tuple[Term, ...]:
+        """Every term, in the order of the assumptions table."""
+        input_text = (
+            "input events as counted"
+            if self.input_known
+            else "every input value taken as an event in each step"
+        )
+        return (
+            self._priced(
+                "synops",
+                "each spike through each synapse it really has, borders counted out",
+                (self.synops, "synop_energy"),
+            ),
+            self._priced(
+                "macs",
+                "each nonzero graded input through each synapse it really has, in each step",
+                (self.macs, "mac_energy"),
+            ),
+            self._priced(
+                "neuron_updates_active",
+                self.active_text,
+                (self.active, "neuron_update_active_energy"),
+            ),
+            self._priced(
+                "neuron_updates_idle",
+                "every neuron is updated in each step; those not active are idle",
+                (self.updates - self.active, "neuron_update_idle_energy"),
+            ),
+            self._memory("memory_weights", "one weight read an operation, one bias read an update"),
+            self._memory("memory_states", "state read and written by each operation and update"),
+            self._memory(
+                "memory_events", f"each event written once and read by each consumer; {input_text}"
+            ),
+            self._priced(
+                "addressing",
+                "one addition an operation, two multiply-adds an event before a convolution; "
+                + input_text,
+                (self.operations, "address_add_energy"),
+                (2 * self._events_before_convolutions(), "address_mac_energy"),
+            ),
+            self._routing(input_text),
+            self._relays(),
+            self._static(),
+        )
+
+    def _missing(self, name: str, *figures: str) -> Term | None:
+        """The term when it cannot be counted: part of another, or without a figure."""
+        if name in self.profile.included:
+            return Term(name, "included", self.profile.included[name])
+        missing = [figure for figure in figures if self.profile.value(figure) is None]
+        if missing:
+            return Term(name, "absent", f"no figure: {', '.join(missing)}")
+        return None
+
+    def _figure(self, name: str) -> float:
+        value = self.profile.value(name)
+        assert value is not None, name
+        return value
+
+    def _priced(self, name: str, assumption: str, *parts: tuple[np.ndarray, str]) -> Term:
+        missing = self._missing(name, *(figure for _, figure in parts))
+        if missing:
+            return missing
+        total = np.sum([count * self._figure(figure) for count, figure in parts], axis=0)
+        return Term(name, "counted", assumption, total)
+
+    def _events_in(self, layer: Lif) -> Sequence[tuple[str, Synapse, np.ndarray]]:
+        """(source, synapse, events (N,)) of each current of a layer."""
+        return [
+            (current.source, current.synapse, self._events_of(current.source))
+            for current in layer.currents
+        ]
+
+    def _events_of(self, source: str) -> np.ndarray:
+        if source == self.graph.input.name:
+            return self.input_events
+        return self.spikes[:, [layer.name for layer in self.graph.layers].index(source)]
+
+    def _events_before_convolutions(self) -> np.ndarray:
+        total = np.zeros(self.spikes.shape)
+        for index, layer in enumerate(self.graph.layers):
+            for _, synapse, events in self._events_in(layer):
+                if not isinstance(synapse, Dense):
+                    total[:, index] += events
+        return total
+
+    def _memory(self, name: str, assumption: str) -> Term:
+        memory = self.profile.memory
+        if name in self.profile.included or memory is None:
+            return self._missing(name) or Term(name, "absent", "no figure: memory")
+        text, columns = f"{assumption}; {memory.assumption}", []
+        for index, layer in enumerate(self.graph.layers):
+            operations, updates = self.operations[:, index], self.updates[:, index]
+            match name:
+                case "memory_weights":
+                    weights = sum(weight_count(current.synapse) for current in layer.currents)
+                    column = operations * self.profile.word_pj(
+                        weights, memory.weight_bits
+                    ) + updates * self.profile.word_pj(layer.bias.size, memory.bias_bits)
+                case "memory_states":
+                    word = self.profile.word_pj(int(self.neurons[index]), memory.state_bits)
+                    column = 2 * (operations + updates) * word
+                case "memory_events":
+                    column = self.spikes[:, index] * self.profile.word_pj(
+                        int(self.neurons[index]), memory.event_bits
+                    )
+                    for source, _, events in self._events_in(layer):
+                        graded = source == self.graph.input.name and self.graph.input.message_bits
+                        bits = memory.activation_bits if graded else memory.event_bits
+                        size = math.prod(self.graph.shapes[source])
+                        column = column + events * self.profile.word_pj(size, bits)
+                case _:
+                    raise AssertionError(name)
+            columns.append(column)
+        return Term(name, "counted", text, np.stack(columns, axis=1))
+
+    def _message_pj(self) -> float:
+        return self._figure("message_energy") + self._figure("hops_per_message") * self._figure(
+            "hop_energy"
+        )
+
+    def _routing(self, input_text: str) -> Term:
+        figures = ("message_energy", "hop_energy", "hops_per_message")
+        missing = self._missing("routing", *figures)
+        if missing:
+            return missing
+        columns = []
+        for index, layer in enumerate(self.graph.layers):
+            consumers = sum(current.source == layer.name for _, current in self.graph.currents())
+            consumers += layer is self.graph.output  # the link
+            messages = consumers * self.spikes[:, index]
+            messages = messages + self.input_events * sum(
+                current.source == self.graph.input.name for current in layer.currents
+            )
+            columns.append(messages * self._message_pj())
+        return Term(
+            "routing",
+            "counted",
+            f"one message an event and consuming layer (the link consumes the output), "
+            f"{self.profile.value('hops_per_message'):g} tile borders each; {input_text}",
+            np.stack(columns, axis=1),
+        )
+
+    def _relays(self) -> Term:
+        figures = (
+            "synop_energy",
+            "neuron_update_active_energy",
+            "neuron_update_idle_energy",
+            "message_energy",
+            "hop_energy",
+            "hops_per_message",
+        )
+        missing = self._missing("relays", *figures)
+        if missing:
+            return missing
+        updates = np.array(
+            [
+                sum(
+                    self.graph.relays(layer, current) * math.prod(self.graph.shapes[current.source])
+                    for current in layer.currents
+                )
+                * self.steps
+                for layer in self.graph.layers
+            ],
+            dtype=np.float64,
+        )
+        event_pj = (
+            self._figure("synop_energy")
+            + self._figure("neuron_update_active_energy")
+            + self._message_pj()
+        )
+        idle_pj = self._figure("neuron_update_idle_energy")
+        return Term(
+            "relays",
+            "counted",
+            "a relay is a neuron: one synaptic op, one active update and one message an event it "
+            "passes on, an idle update in every other step",
+            self.relays * event_pj + (updates[None, :] - self.relays) * idle_pj,
+        )
+
+    def _static(self) -> Term:
+        figures = ("static_power", "step_time", "neurons_per_chip")
+        missing = self._missing("static", *figures)
+        if missing:
+            return missing
+        chips = math.ceil(self.neurons.sum() / self._figure("neurons_per_chip"))
+        total_pj = (
+            chips
+            * self._figure("static_power")
+            * self.steps
+            * self._figure("step_time")
+            * US_MW_TO_PJ
+        )
+        share = self.neurons / self.neurons.sum()
+        return Term(
+            "static",
+            "counted",
+            f"{chips} whole chip(s) by neuron count, on for {self.steps} steps of "
+            f"{self._figure('step_time'):g} us, nothing between samples; shared out by neurons",
+            np.tile(total_pj * share, (len(self.spikes), 1)),
+        )
+
+
+def weight_count(synapse: Synapse) -> int:
+    """Weights that the synapse stores."""
+    match synapse:
+        case Identity():
+            return 1
+        case Dense(weight_oi=weight):
+            return int(weight.size)
+        case Conv(weight_oihw=weight):
+            return int(weight.size)
+        case ConvTranspose(weight_iohw=weight):
+            return int(weight.size)
+        case _:
+            raise GraphError(f"energy: no such synapse {type(synapse).__name__}")

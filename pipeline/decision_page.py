@@ -1,0 +1,190 @@
+"""The page over several cuts: the decision first, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from measure import link as links
+from measure.profile import Profile
+from pipeline import candidates, decision_figures, plan, run_page
+from pipeline.page import Page
+from pipeline.results import Result
+from pipeline.units import energy_text
+
+
+def several(
+    page: Page,
+    loaded: Sequence[tuple[str, Result]],
+    decided: dict[str, Any],
+    profile: Profile,
+    limits: candidates.Limits,
+) -> None:
+    """The decision as `plan.decide` made it, and a section for each run that it rests on."""
+    rows = decided["candidates"]
+    chosen = next((row for row in rows if row["name"] == decided["chosen"]), None)
+    link = links.load(decided["link"]) if decided["link"] in links.names() else None
+    limit = "any loss" if limits.max_loss is None else f"at most {limits.max_loss:g} points lost"
+    page.heading(f"Where to cut: {len(loaded)} cuts compared", 1)
+    page.paragraph(
+        f"{loaded[0][1].samples:,} test images, link {decided['link']}, profile {profile.name}, "
+        f"{limit}. Accuracy, bits and bytes are measured; every energy is modelled.",
+        "lead",
+    )
+    if chosen is None:
+        page.paragraph("No cut keeps within the limits; the table says which limit each breaks.")
+    else:
+        page.cards(
+            [
+                (chosen["name"], "chosen: the least device energy within the limits"),
+                (_loss(chosen), "accuracy lost against the reference"),
+                (
+                    f"{chosen['message_bytes']:,.0f} bytes",
+                    "an image on the link, envelope included",
+                ),
+                (energy_text(1e6 * chosen["total_uj"]), "an image on the device, edge and radio"),
+            ]
+        )
+    page.table(
+        "decision",
+        [
+            "candidate",
+            "why",
+            "lost",
+            "payload bits",
+            "bytes sent",
+            "edge op-only",
+            "edge full",
+            "radio",
+            "ms",
+        ],
+        [
+            [
+                row["name"] + (" ◆" if row["pareto"] else ""),
+                "; ".join(part for part in (row["why"], row["note"]) if part),
+                _loss(row),
+                f"{row['payload_bits']:,.0f}",
+                f"{row['message_bytes']:,.0f}",
+                energy_text(row["edge_pj"]["op_only"]),
+                energy_text(row["edge_pj"]["full"]),
+                energy_text(1e6 * row["radio_uj"]),
+                f"{row['latency_ms']:.3g}" + ("*" if row["latency_absent"] else ""),
+            ]
+            for row in rows
+        ],
+        numeric=7,
+    )
+    page.paragraph(
+        "◆ on the Pareto front: nothing else is as good in loss, device energy and time at once. "
+        "* some part of the time has no figure (edge steps of this profile, or an unmeasured "
+        "encode or cloud time), so it is a lower bound."
+    )
+    known = [row for row in rows if row["accuracy"] is not None]
+    for name, field, title in (
+        (
+            "accuracy-bits",
+            lambda row: 8 * row["message_bytes"],
+            "bits an image on the link (logarithmic)",
+        ),
+        (
+            "accuracy-energy",
+            lambda row: row["total_uj"],
+            "µJ an image on the device, modelled (logarithmic)",
+        ),
+    ):
+        shown = [row for row in known if field(row) > 0]
+        if shown:
+            page.figure(
+                name,
+                decision_figures.scatter(
+                    [row["name"] for row in shown],
+                    [row["kind"].replace("_", " ") for row in shown],
+                    [field(row) for row in shown],
+                    [row["accuracy"] for row in shown],
+                    title,
+                ),
+                "Up and to the left is better.",
+            )
+    page.figure(
+        "device-energy",
+        decision_figures.device_energy(
+            [row["name"] for row in rows],
+            [row["edge_pj"]["full"] / 1e6 for row in rows],
+            [row["radio_uj"] for row in rows],
+        ),
+        "Device energy an image: edge by the full accounting, radio while awake.",
+    )
+    _links(page, loaded, decided, profile, limits, link)
+    for index, (_, record) in enumerate(loaded):
+        assert record.details is not None
+        page.heading(run_page.title(record))
+        for sentence in run_page.sentences(record):
+            page.paragraph(sentence)
+        run_page.pictures(page, record, record.details, f"r{index}-", profile.name)
+    first = loaded[0][1].details
+    assert first is not None
+    run_page.assumptions(page, first)
+
+
+def _loss(row: dict[str, Any]) -> str:
+    return "unknown" if row["loss_points"] is None else f"{row['loss_points']:.2f} points"
+
+
+def _links(
+    page: Page,
+    loaded: Sequence[tuple[str, Result]],
+    decided: dict[str, Any],
+    profile: Profile,
+    limits: candidates.Limits,
+    link: links.Link | None,
+) -> None:
+    page.heading("How the link decides")
+    swept = decided["sweep"]
+    own_rate = None if link is None else link.value("uplink_rate")
+    page.figure(
+        "link-sweep",
+        decision_figures.sweep(
+            swept["rate_mbit_s"],
+            swept["total_uj"],
+            [crossing["rate_mbit_s"] for crossing in swept["crossovers"]],
+            own_rate or swept["rate_mbit_s"][0],
+        ),
+        "Device energy with the link's rate swept and its power model kept. "
+        + (
+            "The best changes at "
+            + ", ".join(
+                f"{c['rate_mbit_s']:.3g} Mbit/s (from {c['from'] or 'none'} to {c['to'] or 'none'})"
+                for c in swept["crossovers"]
+            )
+            + "."
+            if swept["crossovers"]
+            else "The best candidate is the same at every rate."
+        ),
+    )
+    rows = []
+    for name in links.names():
+        other = links.load(name)
+        answer = plan.decide(loaded, other, profile, limits)
+        row = next((r for r in answer["candidates"] if r["name"] == answer["chosen"]), None)
+        rows.append(
+            [
+                other.title,
+                answer["chosen"] or "none within the limits",
+                "–" if row is None else energy_text(1e6 * row["radio_uj"]),
+                "–"
+                if row is None or row["radio_lone_uj"] is None
+                else energy_text(1e6 * row["radio_lone_uj"]),
+                "–" if row is None else energy_text(1e6 * row["total_uj"]),
+            ]
+        )
+    page.table(
+        "links",
+        ["link", "chosen", "radio, awake", "radio, if it slept", "device, awake"],
+        rows,
+        numeric=3,
+    )
+    page.paragraph(
+        "A message that finds the radio asleep pays for waking it and for its tail; where a link "
+        "has a figure for that, it is far more than any cut saves. It is shown apart because it is "
+        "the traffic, not the cut, that decides whether it is paid."
+    )

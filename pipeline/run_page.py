@@ -1,0 +1,354 @@
+"""The page of one run: in short, what crosses the link, what fires, what it costs, assumptions."""
+
+from __future__ import annotations
+
+from pipeline import figures, results
+from pipeline.page import Page
+from pipeline.results import Details, ProfileRecord, Result
+from pipeline.units import energy_text
+
+CLAIM, CLAIM_PROFILE = 144.0, "cmos45_fp32"  # SpikeBottleNet, arXiv 2410.08673 v2
+
+
+def title(record: Result) -> str:
+    """The heading of a run."""
+    if record.details is None:
+        return "Split spiking network: what it found"
+    bundle = record.details.bundle
+    return f"{bundle.name}: {bundle.backbone} cut at {bundle.split}"
+
+
+def single(page: Page, record: Result) -> None:
+    """The whole page of one run."""
+    page.heading(title(record), 1)
+    page.paragraph(
+        f"{record.samples:,} test images of "
+        f"{record.details.bundle.data if record.details else 'the data set'}, "
+        f"{record.steps} time steps. Spikes, bits and accuracy are measured in the run; "
+        "every energy is modelled from what fired.",
+        "lead",
+    )
+    first = leading_profile(record)
+    energies = record.energy_pj[first]
+    page.cards(
+        [
+            (f"{100 * record.accuracy_pipeline:.2f} %", "classified right by edge, link and cloud"),
+            (f"{record.payload_bits_mean:,.0f} bits", "an image on the link, payload"),
+            (
+                f"{energy_text(energies.op_only)} – {energy_text(energies.full)}",
+                f"an image on the edge, modelled: op-only – full ({first})",
+            ),
+            (
+                f"{record.mismatched_spikes:,} of {record.spikes:,}",
+                "spikes that differ from the trained network",
+            ),
+        ]
+    )
+    for sentence in sentences(record):
+        page.paragraph(sentence)
+    page.heading("What crosses the link")
+    page.figure(
+        "bits",
+        figures.bits(
+            [
+                "feature map, 32-bit floats",
+                "code, one bit a neuron and step",
+                "payload sent",
+                "bytes on the wire",
+            ],
+            [
+                record.feature_bits_fp32,
+                record.raw_spike_bits,
+                record.payload_bits_mean,
+                8 * record.wire_bytes_mean,
+            ],
+        ),
+        "Bits an image. The feature map is what the encoder squeezes; the payload is the coded "
+        "spikes alone, the wire adds the envelope and the protocol.",
+    )
+    if record.details is None:
+        page.heading("Edge energy, modelled")
+        _energy_summary(page, record)
+        return
+    pictures(page, record, record.details)
+    assumptions(page, record.details)
+
+
+def leading_profile(record: Result) -> str:
+    """The profile of the first card: a neuromorphic chip where there is one."""
+    kinds = {} if record.details is None else record.details.energy
+    for name in record.energy_pj:
+        if name in kinds and kinds[name].kind == "neuromorphic":
+            return name
+    return next(iter(record.energy_pj))
+
+
+def sentences(record: Result) -> list[str]:
+    """The run in a few plain sentences."""
+    agree = (
+        "What was trained is what ran: every spike and every prediction is the same."
+        if record.mismatched_spikes == record.prediction_mismatches == 0
+        else f"{record.mismatched_spikes:,} spikes and {record.prediction_mismatches:,} "
+        "predictions differ from the trained network, which must not be."
+    )
+    bits = (
+        f"An image needs {record.payload_bits_mean:,.0f} bits of payload, "
+        f"{record.wire_bytes_mean:,.0f} bytes with everything around it. That is "
+        f"{record.compression_ratio:,.0f} times fewer bits than the feature map in 32-bit floats "
+        f"({record.feature_bits_fp32:,.0f} bits); the raw code has "
+        f"{record.raw_spike_bits:,.0f} bits."
+    )
+    sentences = [
+        f"The trained network classifies {100 * record.accuracy_model:.2f} % of these images, the "
+        f"pipeline {100 * record.accuracy_pipeline:.2f} %. {agree}",
+        bits,
+    ]
+    name = leading_profile(record)
+    energy = record.energy_pj[name]
+    sentences.append(
+        f"Under the figures of {name} the edge half would take {energy_text(energy.op_only)} an "
+        f"image for its arithmetic alone and {energy_text(energy.full)} when everything that has "
+        "a figure is counted."
+    )
+    return sentences
+
+
+def _energy_summary(page: Page, record: Result, prefix: str = "") -> None:
+    kinds = {} if record.details is None else record.details.energy
+    page.table(
+        f"{prefix}energy",
+        ["profile", "not in the sum, for want of a figure", "op-only", "full", "full / op-only"],
+        [
+            [
+                name,
+                ", ".join(_missing(kinds[name])) or "–" if name in kinds else "unknown",
+                energy_text(energy.op_only),
+                energy_text(energy.full),
+                f"{energy.full / energy.op_only:.3g}" if energy.op_only else "–",
+            ]
+            for name, energy in record.energy_pj.items()
+        ],
+        numeric=3,
+    )
+
+
+def pictures(
+    page: Page, record: Result, detail: Details, prefix: str = "", only: str | None = None
+) -> None:
+    """The pictures of one result; with `only`, energy under that profile alone."""
+    if detail.raster is not None:
+        raster = detail.raster
+        shown = min(raster.shape[1], figures.MAX_CHANNELS)
+        page.figure(
+            prefix + "raster",
+            figures.raster(raster.spikes_tchw()),
+            f"The code of test image {raster.sample} (true: {raster.label}, predicted: "
+            f"{raster.predicted}): black is a spike, one map a channel and time step"
+            + (
+                f"; the {shown} busiest of {raster.shape[1]} channels."
+                if shown < raster.shape[1]
+                else "."
+            ),
+        )
+    page.heading("What fires", 3 if prefix else 2)
+    page.paragraph(
+        f"T × rate, the synaptic operations of an image for each spiking connection, is "
+        f"{detail.rate_times_steps:.4g}."
+    )
+    page.figure(
+        prefix + "rates",
+        figures.rates(detail.layers, record.steps),
+        "Firing rate a layer, mean over the test images.",
+    )
+    page.table(
+        prefix + "layers",
+        ["layer", "shape", "spikes", "synaptic ops", "MACs", "neuron updates"],
+        [
+            [
+                layer.name,
+                " × ".join(map(str, layer.shape)),
+                f"{layer.spikes:,.1f}",
+                f"{layer.synops:,.1f}",
+                f"{layer.macs:,.1f}",
+                f"{layer.neuron_updates:,.0f}",
+            ]
+            for layer in detail.layers
+        ],
+        numeric=4,
+    )
+    page.heading("Edge energy, modelled, by two accountings", 3 if prefix else 2)
+    page.paragraph(
+        "Op-only is what most papers print: arithmetic and nothing else. Full adds everything the "
+        "profile has a figure for. The two axes of each picture differ."
+    )
+    _energy_summary(page, record, prefix)
+    for name, profile in detail.energy.items():
+        if only is not None and name != only:
+            continue
+        page.figure(
+            f"{prefix}energy-{_slug(name)}",
+            figures.energy_by_layer(profile),
+            f"{profile.title}. 90 % of the images lie between {_span(profile.spread_pj.full)} "
+            f"(full), {_span(profile.spread_pj.op_only)} (op-only).{_absent(profile)}",
+        )
+        if profile.sensitivity:
+            page.figure(
+                f"{prefix}sensitivity-{_slug(name)}",
+                figures.tornado(profile),
+                f"{name}: how far each assumption alone moves the full energy; the line is what is "
+                "assumed.",
+            )
+    _break_even(page, detail, prefix)
+    if detail.confusion:
+        page.heading("What is taken for what", 3 if prefix else 2)
+        page.figure(
+            prefix + "confusion",
+            figures.confusion(detail.classes, detail.confusion),
+            "Predictions of the whole pipeline. Figures are images, the shade is the share of the "
+            "true class.",
+        )
+    assumptions(page, detail)
+
+
+def _span(spread: results.Spread) -> str:
+    return f"{energy_text(spread.p5)} and {energy_text(spread.p95)}"
+
+
+def _break_even(page: Page, detail: Details, prefix: str) -> None:
+    rows = [
+        [
+            name,
+            even.dense_profile,
+            even.accounting.replace("_", "-"),
+            f"{even.ratio:.3g}",
+            _rate(even),
+        ]
+        for name, profile in detail.energy.items()
+        for even in profile.break_even
+    ]
+    if not rows:
+        return
+    page.heading("Against the same network without spikes", 3)
+    page.paragraph(
+        "The edge half as an ordinary network does one MAC for each connection. Spikes win below "
+        f"a T × rate; this network is at {detail.rate_times_steps:.4g}. Both sides use the same "
+        "memory model; no figure here is measured."
+    )
+    distance = _distance(detail)
+    if distance is not None:
+        page.paragraph(distance)
+    page.table(
+        f"{prefix}dense",
+        ["ordinary network", "MACs an image", "op-only", "full"],
+        [
+            [
+                dense.profile,
+                f"{dense.macs:,}",
+                energy_text(dense.op_only_pj),
+                energy_text(dense.full_pj),
+            ]
+            for dense in detail.dense
+        ],
+        numeric=3,
+    )
+    page.table(
+        f"{prefix}break-even",
+        ["spikes priced as", "against", "accounting", "times less energy", "break-even T × rate"],
+        rows,
+        numeric=2,
+    )
+
+
+def _distance(detail: Details) -> str | None:
+    """How far this edge half is from the published gain, and what keeps it there."""
+    priced = detail.energy.get(CLAIM_PROFILE)
+    twin = next((dense for dense in detail.dense if dense.profile == CLAIM_PROFILE), None)
+    if priced is None or twin is None or not priced.energy_pj.op_only:
+        return None
+    spent = {term.name: term.energy_pj for term in priced.terms if term.energy_pj}
+    graded, largest = spent.get("macs", 0.0), max(spent, key=lambda name: spent[name])
+    text = (
+        f"The published gain of this method is {CLAIM:g} times, op-only with 4.6 pJ a MAC and "
+        "0.9 pJ an accumulate. By the same rule it is "
+        f"{twin.op_only_pj / priced.energy_pj.op_only:.3g} times here, and "
+        f"{twin.full_pj / priced.energy_pj.full:.3g} times in full. Of the "
+        f"arithmetic, {100 * graded / priced.energy_pj.op_only:.0f} % is pixels entering as graded "
+        f"events in each step"
+    )
+    if graded:
+        text += f", which alone caps the gain at {twin.op_only_pj / graded:.3g} times"
+    share = 100 * spent[largest] / priced.energy_pj.full
+    return (
+        f"{text}; the rest is spikes. In full, the largest term is {largest.replace('_', ' ')} "
+        f"with {share:.0f} %. The network compared with is this edge half without spikes, encoder "
+        "included; it is not BottleNet's own."
+    )
+
+
+def _rate(even: results.BreakEvenRecord) -> str:
+    if even.rate_times_steps is None:
+        return "never: even silent it costs more"
+    return f"{even.rate_times_steps:.4g}"
+
+
+def _missing(profile: ProfileRecord) -> list[str]:
+    return [term.name.replace("_", " ") for term in profile.terms if term.status == "absent"]
+
+
+def _absent(profile: ProfileRecord) -> str:
+    missing = _missing(profile)
+    return f" Not in the sum, for want of a figure: {', '.join(missing)}." if missing else ""
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def assumptions(page: Page, detail: Details) -> None:
+    """Every term with its assumption, every figure with its source, a profile after the other."""
+    page.heading("Assumptions")
+    page.paragraph(
+        "Absent terms exist on that hardware but nobody has published a figure: they are missing "
+        "from the sum, not zero. Included terms are part of another figure, or do not exist there."
+    )
+    for name, profile in detail.energy.items():
+        slug = _slug(name)
+        page.heading(f"{name}: {profile.title}", 3)
+        page.paragraph(profile.about)
+        page.table(
+            f"terms-{slug}",
+            ["term", "status", "accounting", "assumption", "pJ an image"],
+            [
+                [
+                    term.name.replace("_", " "),
+                    term.status,
+                    term.accounting,
+                    term.assumption,
+                    None if term.energy_pj is None else f"{term.energy_pj:,.1f}",
+                ]
+                for term in profile.terms
+            ],
+            numeric=1,
+        )
+        page.table(
+            f"figures-{slug}",
+            ["figure", "status", "source", "value", "range", "unit"],
+            [
+                [
+                    figure.meaning,
+                    figure.status,
+                    f"{figure.source}. {figure.note}".strip(),
+                    f"{figure.value:g}",
+                    _range(figure.low, figure.high, figure.value),
+                    figure.unit,
+                ]
+                for figure in profile.figures
+            ],
+            numeric=3,
+        )
+
+
+def _range(low: float | None, high: float | None, value: float) -> str:
+    if low is None and high is None:
+        return "–"
+    return f"{value if low is None else low:g} – {value if high is None else high:g}"
