@@ -188,7 +188,7 @@ def _put_places(_: Any, events: Any, at: Any, places: Any, row: Any, base: Any) 
     return signature, codegen
 
 
-# geometry of the kernels below: H W C, kH kW, strides, paddings, dilations (y, x), then H W C of the target, padded C
+# `geometry` below: H W C, kH kW, strides, paddings, dilations (y, x), then H W C of the target.
 def _compiled(function: Any) -> Any:
     """Compiled without the GIL and kept on disk, where there is a place to keep it."""
     try:

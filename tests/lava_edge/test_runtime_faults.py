@@ -5,7 +5,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -243,14 +242,18 @@ def _limit_files(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_simulate_full_disk_raises_and_leaves_nothing(edge_path: Path, size: int) -> None:
+def test_simulate_full_disk_raises_and_leaves_nothing(
+    edge_path: Path, tmp_path: Path, size: int
+) -> None:
     """No file may be longer than this, shared memory included: what a full disk does."""
-    before = set(Path(tempfile.gettempdir()).glob("spikebottlenet-*"))
-    process = _script(edge_path, preexec_fn=lambda: _limit_files(size))
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    process = _script(edge_path, env=environment, preexec_fn=lambda: _limit_files(size))
     stdout, stderr = process.communicate(timeout=SOON_S)
     assert "result" not in stdout
     assert "SimulationError" in stderr
-    assert set(Path(tempfile.gettempdir()).glob("spikebottlenet-*")) <= before
+    assert list(folder.iterdir()) == []
 
 
 def test_simulate_no_room_for_compiled_kernels_still_runs(edge_path: Path, tmp_path: Path) -> None:

@@ -1,0 +1,215 @@
+"""Leaf and stock processes in Lava itself against the reference: every layer, spikes and state."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lava_edge import netx_file, reference
+from lava_edge.runtime import SampleResult, run_netx, simulate, stream
+from measure.counts import FIELDS, count
+from splitcore.errors import DataError, UsageError
+from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif
+from tests.heads import Head, heads
+
+
+def assert_equal(graph: Graph, frames: np.ndarray, results: Iterator[SampleResult]) -> None:
+    """All of "states": spikes, u and v of every layer in every step, and the counts."""
+    trace = reference.run(graph, frames, states=True)
+    exact = count(graph, frames, trace.spikes)
+    seen = 0
+    for index, result in enumerate(results):
+        assert result.index == index
+        for name in trace.spikes:
+            np.testing.assert_array_equal(result.spikes[name], trace.spikes[name][index])
+            np.testing.assert_array_equal(result.voltage[name], trace.voltage[name][index])
+            np.testing.assert_array_equal(result.current[name], trace.current[name][index])
+        np.testing.assert_array_equal(result.code_tchw, trace.spikes[graph.output.name][index])
+        for name in FIELDS:
+            assert (getattr(result.counts, name)[0] == getattr(exact, name)[index]).all(), name
+        seen += 1
+    assert seen == len(frames)
+
+
+def _deep() -> Head:
+    """A head with shortcuts of different depths and a synaptic filter."""
+    return next(
+        head
+        for head in heads(30, first_seed=200, samples=5, depth=5, filters=True)
+        if sum(head.graph.relays(layer, c) > 0 for layer, c in head.graph.currents()) >= 2
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_leaf_residual_head_equals_reference(batch: int) -> None:
+    head = _deep()
+    results = simulate(head.graph, head.frames_ntchw, batch=batch, record="states")
+    assert_equal(head.graph, head.frames_ntchw, results)
+
+
+@pytest.mark.parametrize("conv", ["lava", "blas"])
+def test_stock_residual_head_equals_reference(conv: str) -> None:
+    head = _deep()
+    results = simulate(head.graph, head.frames_ntchw, model="stock", conv=conv, record="states")
+    assert_equal(head.graph, head.frames_ntchw, results)
+
+
+def _delayed() -> tuple[Graph, np.ndarray]:
+    """Dense layers with delays that reach beyond a sample's end, one behind a relay."""
+    rng = np.random.default_rng(1)
+    first = Dense(2 * rng.integers(-20, 60, (6, 12)), rng.integers(0, 4, (6, 12)))
+    second = Dense(2 * rng.integers(-60, 100, (5, 6)), rng.integers(0, 5, (5, 6)))
+    layers = (
+        Lif("a", (Current("input", first),), rng.integers(-5, 20, 6), 60, 500),
+        Lif("b", (Current("a", second),), rng.integers(-5, 40, 5), 80, 500, 2048),
+        Lif("c", (Current("b", Identity(90)), Current("a", second)), np.zeros(5, int), 80, 500),
+    )
+    frames = (rng.random((4, 4, 3, 2, 2)) < 0.4).astype(np.uint8)
+    return Graph(Input((3, 2, 2)), layers), frames
+
+
+@pytest.mark.parametrize("model", ["leaf", "stock"])
+def test_delays_back_to_back_samples_do_not_leak(model: str) -> None:
+    graph, frames = _delayed()
+    assert all(s.any() for s in reference.run(graph, frames).spikes.values())
+    assert_equal(graph, frames, simulate(graph, frames, model=model, record="states"))
+
+
+@pytest.mark.parametrize("model", ["leaf", "stock"])
+def test_one_step_samples_equal_reference(model: str) -> None:
+    (head,) = heads(1, first_seed=31, samples=4, depth=3)
+    frames = np.ascontiguousarray(head.frames_ntchw[:, :1])
+    assert_equal(head.graph, frames, simulate(head.graph, frames, model=model, record="states"))
+
+
+def test_leaf_repeated_frame_is_sent_once_and_equal() -> None:
+    (head,) = heads(1, first_seed=77, samples=4)
+    frames = np.broadcast_to(head.frames_ntchw[:, :1], (4, 6, *head.graph.input.shape))
+    assert_equal(head.graph, frames, simulate(head.graph, frames, batch=3, record="states"))
+
+
+def test_leaf_file_and_generator_equal_reference(tmp_path: Path) -> None:
+    (head,) = heads(1, first_seed=12, samples=5)
+    path = tmp_path / "edge.net"
+    netx_file.save(head.graph, path)
+    samples = (sample for sample in head.frames_ntchw)
+    assert_equal(head.graph, head.frames_ntchw, simulate(path, samples, batch=2, record="states"))
+
+
+def test_stock_netx_chain_equals_reference() -> None:
+    (head,) = heads(1, first_seed=60, samples=4, depth=3, residual=False, dense=False)
+    expected = reference.run(head.graph, head.frames_ntchw).spikes[head.graph.output.name]
+    codes = list(run_netx(head.graph, head.frames_ntchw))
+    np.testing.assert_array_equal(np.stack(codes), expected)
+
+
+def test_stream_steps_come_in_order_and_no_frame_is_taken_ahead() -> None:
+    (head,) = heads(1, first_seed=9, samples=3)
+    samples, steps = head.frames_ntchw.shape[:2]
+    code = reference.run(head.graph, head.frames_ntchw).spikes[head.graph.output.name]
+    taken = 0
+
+    def camera() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for sample in head.frames_ntchw:
+            for frame in sample:
+                taken += 1
+                yield frame
+
+    given = []
+    for result in stream(head.graph, camera(), steps, ahead=2):
+        given.append((result.sample, result.step))
+        np.testing.assert_array_equal(result.code_chw, code[result.sample, result.step])
+        assert taken <= len(given) + 2
+        assert result.spiked_ns <= time.monotonic_ns()
+    assert given == [(n, t) for n in range(samples) for t in range(steps)]
+
+
+def test_stream_ending_inside_a_sample_gives_the_steps_there_were() -> None:
+    (head,) = heads(1, first_seed=9, samples=1)
+    steps = head.frames_ntchw.shape[1]
+    frames = [*head.frames_ntchw[0], head.frames_ntchw[0, 0]]
+    results = list(stream(head.graph, frames, steps))
+    assert [(result.sample, result.step) for result in results][-1] == (1, 0)
+
+
+def test_ports_in_a_lava_graph_of_ones_own_equal_reference(tmp_path: Path) -> None:
+    conv = Conv(2 * np.random.default_rng(3).integers(-50, 52, (3, 2, 3, 3)), padding=(1, 1))
+    wide = Conv(2 * np.random.default_rng(4).integers(-50, 52, (3, 3, 3, 3)), padding=(1, 1))
+    layers = (
+        Lif("a", (Current("input", conv),), np.array([5, 0, -5]), 100, 1024),
+        Lif("b", (Current("a", wide),), np.array([9, 0, 0]), 120, 1024),
+        Lif("c", (Current("b", wide), Current("a", Identity(60))), np.zeros(3, int), 120, 512),
+    )
+    graph = Graph(Input((2, 4, 5)), layers)
+    frames = (np.random.default_rng(0).random((4, 4, 2, 4, 5)) < 0.4).astype(np.uint8)
+    netx_file.save(graph, tmp_path / "edge.net")
+    np.save(tmp_path / "frames.npy", frames)
+    command = [sys.executable, "-m", "tests.lava_edge.port_network", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    expected = reference.run(graph, frames).spikes["c"]
+    assert 0.05 < expected.mean() < 0.9
+    for name in ("leaf", "batch", "stock"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected, err_msg=name)
+
+
+BLAS_CHECK = """
+import numpy as np
+from lava.proc.conv import utils
+from lava_edge import blas_conv
+rng = np.random.default_rng(0)
+for case in range(60):
+    groups = int(rng.choice([1, 1, 2, 3]))
+    inputs, outputs = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
+    kernel, stride, dilation = (tuple(rng.integers(1, 4, 2).tolist()) for _ in range(3))
+    padding = tuple(rng.integers(0, 3, 2).tolist())
+    shape = (*rng.integers(7, 12, 2).tolist(), inputs)
+    weight = 2 * rng.integers(-128, 128, (outputs, *kernel, inputs // groups)).astype(np.int32)
+    largest = int(rng.choice([2, 64, 1 << 16]))
+    events = rng.integers(0, largest, shape)
+    events = events.astype(bool) if largest == 2 else events.astype(np.int32)
+    given = (events, weight, kernel, stride, padding, dilation, groups)
+    ours, theirs = blas_conv.conv(*given), utils.conv(*given)
+    assert ours.dtype == theirs.dtype and (ours == theirs).all(), (case, given[2:])
+    assert ours.any()
+print("equal")
+"""
+
+
+def test_blas_conv_random_cases_equal_lavas_own() -> None:
+    """Bool and graded input, strides, padding, dilation, groups, sums beyond float32."""
+    done = subprocess.run([sys.executable, "-c", BLAS_CHECK], capture_output=True, timeout=120)
+    assert done.stdout.decode().strip() == "equal", done.stderr.decode()
+
+
+def test_simulate_no_samples_gives_no_results() -> None:
+    (head,) = heads(1, first_seed=12, samples=1)
+    assert list(simulate(head.graph, head.frames_ntchw[:0])) == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"model": "loihi"}, {"conv": "fft"}, {"record": "all"}, {"batch": 0}]
+)
+def test_simulate_unknown_option_raises_at_once(options: dict[str, object]) -> None:
+    (head,) = heads(1, first_seed=12, samples=1)
+    with pytest.raises(UsageError, match=next(iter(options))):
+        simulate(head.graph, head.frames_ntchw, **options)  # type: ignore[arg-type]
+
+
+def test_simulate_values_above_the_message_bits_raises() -> None:
+    graph, frames = _delayed()
+    with pytest.raises(DataError, match=r"\[0, 1\]"):
+        simulate(graph, frames * 3)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("model", ["leaf", "stock"])
+@pytest.mark.timeout(3600)
+def test_random_heads_equal_reference(model: str) -> None:
+    for head in heads(50, first_seed=5000, samples=3, filters=True):
+        results = simulate(head.graph, head.frames_ntchw, model=model, record="states")
+        assert_equal(head.graph, head.frames_ntchw, results)
