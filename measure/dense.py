@@ -136,13 +136,18 @@ def break_even(
 def _root(excess: Callable[[float], float], high: float) -> float:
     """Where a rising, piecewise linear function passes zero between 0 and `high` (Illinois)."""
     low, at_low, at_high = 0.0, excess(0.0), excess(high)
+    close_enough = PRECISION * (at_high - at_low)
+    middle, moved_low = low, None
     for _ in range(ROUNDS):
         middle = low - at_low * (high - low) / (at_high - at_low)
         value = excess(middle)
-        if abs(value) <= PRECISION * abs(at_high - at_low):
+        if abs(value) <= close_enough:
             break
         if value < 0:
-            low, at_low, at_high = middle, value, at_high / 2
+            low, at_low = middle, value
+            at_high = at_high / 2 if moved_low is True else at_high
         else:
-            high, at_high, at_low = middle, value, at_low / 2
+            high, at_high = middle, value
+            at_low = at_low / 2 if moved_low is False else at_low
+        moved_low = value < 0
     return middle
