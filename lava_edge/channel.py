@@ -79,7 +79,7 @@ def pack_batch(frames: np.ndarray, samples: int, spread: Spread) -> list[memoryv
     if values.dtype not in (np.uint8, np.uint16):
         raise SimulationError(f"frames: expected uint8 or uint16, got {values.dtype}")
     header = _FEED.pack(samples, spread, values.itemsize, values.nbytes)
-    return [memoryview(header), memoryview(values).cast("B")]
+    return [memoryview(header), values.data.cast("B")]
 
 
 def unpack_record(buffer: bytearray) -> Record | None:

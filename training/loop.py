@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import Progress
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from splitcore.errors import ConfigError, DataError
 from training import checkpoint, evaluate

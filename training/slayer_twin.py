@@ -94,7 +94,7 @@ class SlayerTwin(torch.nn.Module):
             self.graph.layers, self.neurons, self.synapses, strict=True
         ):
             drive: torch.Tensor | int = 0
-            for current, synapse in zip(layer.currents, synapses, strict=True):
+            for current, synapse in zip(layer.currents, synapses.children(), strict=True):
                 events = outputs[current.source]
                 if isinstance(current.synapse, Dense) and events.shape[2:4] != (1, 1):
                     events = events.flatten(1, 3)[:, :, None, None]

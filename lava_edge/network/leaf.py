@@ -5,6 +5,9 @@ Process is stepped beside it. With ports it behaves like the stock model: the ou
 depth[output] steps after the input came in.
 """
 
+# Lava declares a port by the class it becomes and assigns its description; recv() has no type.
+# pyright: reportAssignmentType=false, reportArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import time

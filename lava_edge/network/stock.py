@@ -13,6 +13,7 @@ OR-ed.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from lava.magma.core.decorator import implements, tag
@@ -27,7 +28,9 @@ from lava.proc.lif.process import LIFReset
 
 from lava_edge.network.process import EdgeNetwork, FrameSource, SpikeTap, StateTap, whc
 from splitcore.errors import GraphError
-from splitcore.graph import STATE_SHIFT, Conv, Current, Dense, Graph, Identity, Lif, Shape
+from splitcore.graph import STATE_SHIFT, Conv, Current, Dense, Graph, Identity, Lif, Pair, Shape
+
+Child = TypeVar("Child", bound=AbstractProcess)
 
 MAX_GROUPS = 127  # int8 in lava/proc/conv/models.py; 128 groups give wrong sums in silence
 
@@ -37,7 +40,7 @@ MAX_GROUPS = 127  # int8 in lava/proc/conv/models.py; 128 groups give wrong sums
 class StockEdgeNetwork(AbstractSubProcessModel):
     """Wires one stock process a synapse, relay and layer. One sample at a time."""
 
-    def __init__(self, proc: AbstractProcess) -> None:
+    def __init__(self, proc: EdgeNetwork) -> None:
         params = proc.proc_params
         if params["batch"] != 1:
             raise GraphError("stock processes run one sample at a time: use batch 1")
@@ -70,7 +73,7 @@ class StockEdgeNetwork(AbstractSubProcessModel):
                     states.voltage.connect_var(lif.v)
         self._outs[self._graph.output.name].connect(proc.out_ports.out)
 
-    def _adopt(self, name: str, process: AbstractProcess) -> AbstractProcess:
+    def _adopt(self, name: str, process: Child) -> Child:
         # Lava finds the children of a sub-process model through its attributes.
         setattr(self, f"child{self._count:04d}_{name}", process)
         self._count += 1
@@ -93,7 +96,7 @@ class StockEdgeNetwork(AbstractSubProcessModel):
             ),
         )
 
-    def _connect(self, proc: AbstractProcess, layer: Lif, current: Current, lif: LIFReset) -> None:
+    def _connect(self, proc: EdgeNetwork, layer: Lif, current: Current, lif: LIFReset) -> None:
         shape = self._graph.shapes[current.source]
         graded = current.source == self._graph.input.name and self._graph.input.message_bits > 0
         bits = self._graph.input.message_bits if graded else 0
@@ -126,17 +129,22 @@ class StockEdgeNetwork(AbstractSubProcessModel):
         source.connect(target)
 
     def _waiting(
-        self, proc: AbstractProcess, source: str, shape: Shape, relays: int, bits: int
+        self, proc: EdgeNetwork, source: str, shape: Shape, relays: int, bits: int
     ) -> OutPort:
         """The source's events after this many relays; relays are shared by all who wait."""
         chain = self._relayed.setdefault(source, [])
         while len(chain) < relays:
             ones = Conv(np.ones((shape[0], 1, 1, 1), dtype=np.int32), groups=shape[0])
             relay = self._adopt("relay", conv_process(ones, shape, bits))
-            before = chain[-1] if chain else self._outs.get(source, proc.in_ports.inp)
+            before = chain[-1] if chain else self._outs.get(source, proc.inp)
             before.connect(relay.s_in)
             chain.append(relay.a_out)
         return chain[relays - 1] if relays else self._outs[source]
+
+
+def _flipped(pair: Pair) -> Pair:
+    """(H, W) in Lava's order."""
+    return pair[1], pair[0]
 
 
 def conv_process(synapse: Conv, source: Shape, message_bits: int) -> ConvProcess:
@@ -146,9 +154,9 @@ def conv_process(synapse: Conv, source: Shape, message_bits: int) -> ConvProcess
     return ConvProcess(
         weight=np.ascontiguousarray(weight),
         input_shape=whc(source),
-        stride=synapse.stride[::-1],
-        padding=synapse.padding[::-1],
-        dilation=synapse.dilation[::-1],
+        stride=_flipped(synapse.stride),
+        padding=_flipped(synapse.padding),
+        dilation=_flipped(synapse.dilation),
         groups=synapse.groups,
         num_message_bits=message_bits,
     )
@@ -175,7 +183,9 @@ def with_few_groups(synapse: Conv) -> Conv:
     return replace(synapse, weight_oihw=weight.reshape(shape), groups=groups)
 
 
-def dense_process(synapse: Dense, source: Shape, message_bits: int) -> AbstractProcess:
+def dense_process(
+    synapse: Dense, source: Shape, message_bits: int
+) -> DenseProcess | DelayDenseProcess:
     """A stock Dense or DelayDense whose inputs come in W, H, C order."""
     weight = _columns_whc(synapse.weight_oi, source)
     if weight.min() < 0 and (weight % 2).any():

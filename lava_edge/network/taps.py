@@ -1,5 +1,8 @@
 """Process models that feed and read the stock network."""
 
+# Lava declares a port by the class it becomes and assigns its description; recv() has no type.
+# pyright: reportAssignmentType=false, reportArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import numpy as np
