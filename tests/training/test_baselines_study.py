@@ -1,0 +1,139 @@
+"""Baseline networks: same geometry as the spiking ones, trained and measured on digits."""
+
+import pytest
+import torch
+
+from splitcore.errors import ConfigError
+from splitcore.splits import BACKBONES, backbone_named
+from training import backbones, config
+from training.baselines.ann import ann_blocks
+from training.baselines.bottlenetpp import BottleNetPlusPlus
+from training.baselines.evaluate import edge_macs, evaluate
+from training.baselines.fit import fit
+from training.baselines.int8_edge import quantised_edge
+from training.baselines.split_ann import SplitAnn
+from training.baselines.study import study
+from training.blocks import NeuronConfig
+from training.data import digits
+from training.data.dataset import Dataset
+
+
+def _small_digits() -> Dataset:
+    whole = digits.load()
+    return Dataset(
+        "digits",
+        whole.classes,
+        whole.train.take(slice(0, 512)),
+        whole.validation.take(slice(0, 64)),
+        whole.test.take(slice(0, 128)),
+    )
+
+
+def _net(codec=None, cut: int = 2) -> SplitAnn:
+    torch.manual_seed(0)
+    blocks = ann_blocks(backbone_named("resnet8"), width=8, input_shape=(1, 8, 8))
+    return SplitAnn(blocks, cut, codec, 32, 10)
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_ann_has_the_convs_of_the_spiking_backbone(name: str) -> None:
+    shape = (3, 32, 32)
+    blocks = ann_blocks(BACKBONES[name], width=4, input_shape=shape)
+    spiking = backbones.build(
+        BACKBONES[name], width=4, input_shape=shape, input_bits=6, neuron=NeuronConfig()
+    )
+    kernels = [p.shape for block in blocks for p in block.parameters() if p.ndim == 4]
+    want = [p.shape[:4] for p in spiking.parameters() if p.ndim == 5]
+    assert kernels == want
+    features = torch.nn.Sequential(*blocks).eval()(torch.rand(1, *shape))
+    assert features.shape[1] == backbones.scaled(
+        BACKBONES[name].blocks[-1].channels, BACKBONES[name], 4
+    )
+
+
+def test_edge_macs_are_counted_by_hand() -> None:
+    # resnet8, width 8, 8×8 images: stem 3×3×1×8, block 1 twice 3×3×8×8; encoder 3×3×8×2
+    net = _net(BottleNetPlusPlus(8, 2))
+    stem, block, encoder = 64 * 9 * 8, 2 * 64 * 9 * 64, 64 * 9 * 16
+    assert edge_macs(net, (1, 8, 8)) == stem + block + encoder
+
+
+def test_everything_on_the_edge_sends_one_byte_with_the_class() -> None:
+    net = _net().eval()
+    answers = net.answer(torch.rand(5, 1, 8, 8))
+    labels = answers.scores_nk.argmax(1).tolist()
+    assert [int.from_bytes(payload, "big") for payload in answers.payloads] == labels
+    assert {len(payload) for payload in answers.payloads} == {1}
+
+
+def test_study_measures_every_baseline_on_real_bytes() -> None:
+    base = config.load(config.shipped("digits"))
+    recipe = base.recipe.model_copy(update={"epochs": 4, "folded_epochs": 1})
+    model = base.model.model_copy(update={"width": 8})
+    settings = base.model_copy(update={"recipe": recipe, "model": model})
+    result = study(settings, _small_digits(), qualities=(5, 95))
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == [
+        "all on the edge (ANN)",
+        "all in the cloud (JPEG 5)",
+        "all in the cloud (JPEG 95)",
+        "BottleNet",
+        "BottleNet++",
+        "BottleNet++, int8 edge",
+        "1-bit CNN",
+    ]
+    test = {name: row["test"] for name, row in rows.items()}
+    assert test["all on the edge (ANN)"]["accuracy"] > 0.8
+    assert test["1-bit CNN"]["accuracy"] > 0.5
+    assert test["all on the edge (ANN)"]["payload_bits_mean"] == 8
+    low, high = test["all in the cloud (JPEG 5)"], test["all in the cloud (JPEG 95)"]
+    assert 0 < low["payload_bits_mean"] < high["payload_bits_mean"]
+    assert high["edge_macs"] == 0
+    assert test["BottleNet++, int8 edge"]["edge_macs"] == test["BottleNet++"]["edge_macs"] > 0
+    for figures in test.values():
+        assert figures["samples"] == 128
+        assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
+
+
+def test_fit_of_a_codec_alone_leaves_the_backbone_as_it_was() -> None:
+    net = _net(BottleNetPlusPlus(8, 2))
+    before = [parameter.clone() for parameter in net.edge.parameters()]
+    codec_before = [parameter.clone() for parameter in net.codec.parameters()]
+    recipe = config.load(config.shipped("digits")).recipe.model_copy(update={"epochs": 1})
+    losses = fit(net, _small_digits().train, recipe, only=net.codec.parameters())
+    assert len(losses) == 1
+    for old, new in zip(before, net.edge.parameters(), strict=True):
+        assert torch.equal(old, new)
+    assert not all(
+        torch.equal(old, new) for old, new in zip(codec_before, net.codec.parameters(), strict=True)
+    )
+
+
+def test_fit_with_one_seed_gives_the_same_weights() -> None:
+    recipe = config.load(config.shipped("digits")).recipe.model_copy(update={"epochs": 1})
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        nets.append(_net(BottleNetPlusPlus(8, 2)))
+        fit(nets[-1], _small_digits().train, recipe)
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_int8_edge_computes_in_bytes_and_stays_near_the_float_one() -> None:
+    data = _small_digits()
+    recipe = config.load(config.shipped("digits")).recipe.model_copy(update={"epochs": 3})
+    net = _net(BottleNetPlusPlus(8, 2))
+    fit(net, data.train, recipe)
+    calibration = torch.from_numpy(data.train.images[:128]).float() / 255
+    small = quantised_edge(net, calibration)
+    places = {type(module).__module__ for module in small.edge.modules()}
+    assert any("quantized" in place for place in places)
+    assert not any(isinstance(module, torch.nn.Conv2d) for module in small.edge.modules())
+    both = [evaluate(model, data.test, counted=net).accuracy for model in (net, small)]
+    assert abs(both[0] - both[1]) < 0.1
+
+
+def test_int8_edge_without_a_codec_is_refused() -> None:
+    with pytest.raises(ConfigError, match="int8"):
+        quantised_edge(_net(), torch.rand(2, 1, 8, 8))

@@ -1,0 +1,72 @@
+"""A backbone as an ordinary network: the geometry of the spiking blocks, ReLU instead of spikes."""
+
+from __future__ import annotations
+
+import torch
+
+from splitcore.splits import Backbone
+from training import backbones
+from training.blocks import Block, NeuronConfig, NormedConv, SpikingLayer
+
+
+class AnnLayer(torch.nn.Module):
+    """ReLU of a sum of normed convs, and of the identity shortcut where there is one."""
+
+    def __init__(self, layer: SpikingLayer) -> None:
+        super().__init__()
+        self.convs = torch.nn.ModuleList(
+            torch.nn.Sequential(_conv(conv), torch.nn.BatchNorm2d(len(conv.gain)))
+            for conv in layer.convs
+            if isinstance(conv, NormedConv)
+        )
+        self.identity = layer.identity
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """Features, one tensor for each conv and one more for the identity."""
+        total = features[-1] if self.identity else None
+        for conv, source in zip(self.convs, features, strict=False):
+            total = conv(source) if total is None else total + conv(source)
+        assert total is not None
+        return torch.relu(total)
+
+
+def _conv(conv: NormedConv) -> torch.nn.Conv2d:
+    outputs, per_group, kernel, _ = conv.weight.shape
+    return torch.nn.Conv2d(
+        per_group * conv.groups,
+        outputs,
+        kernel,
+        stride=conv.stride,
+        padding=conv.padding,
+        groups=conv.groups,
+        bias=False,
+    )
+
+
+class AnnBlock(torch.nn.Module):
+    """A row of layers with a shortcut into the last one where the spiking block has it."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(
+            AnnLayer(layer) for layer in block.layers.values() if isinstance(layer, SpikingLayer)
+        )
+        self.shortcut = block.shortcut
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features behind the last layer."""
+        *first, last = self.layers
+        hidden = features
+        for layer in first:
+            hidden = layer(hidden)
+        return last(hidden, features) if self.shortcut else last(hidden)
+
+
+def ann_blocks(
+    backbone: Backbone, *, width: int, input_shape: tuple[int, int, int]
+) -> list[AnnBlock]:
+    """The blocks of a backbone in order, for images (C, H, W)."""
+    spiking = backbones.build(
+        backbone, width=width, input_shape=input_shape, input_bits=8, neuron=NeuronConfig()
+    )
+    return [AnnBlock(block) for block in spiking.values() if isinstance(block, Block)]

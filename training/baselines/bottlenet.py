@@ -1,0 +1,88 @@
+"""BottleNet (Eshratifar et al. 2019, arXiv 1902.01000): features as a small JPEG picture.
+
+    edge    1×1 conv c → c', conv of stride s, batch norm, ReLU, 8 bits between minimum and maximum,
+            channels tiled into one grey picture, JPEG of quality 20
+    cloud   picture, tiles, conv of stride 1/s, 1×1 conv c' → c, batch norm, ReLU
+
+JPEG counts as the identity for the gradient. Minimum and maximum travel as float32.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import numpy as np
+import torch
+
+from training.baselines import jpeg
+from training.baselines.codec import FeatureCodec, conv_norm, upscale_norm
+
+RANGE = struct.Struct("<ff")  # minimum and maximum of the code
+LEVELS = 255
+
+
+class BottleNet(FeatureCodec):
+    """code_channels c', stride s, JPEG quality (the paper's is 20)."""
+
+    def __init__(
+        self, channels: int, code_channels: int, stride: int = 2, quality: int = 20
+    ) -> None:
+        super().__init__()
+        self.quality = quality
+        relu = torch.nn.ReLU()
+        self.encoder = torch.nn.Sequential(
+            torch.nn.Conv2d(channels, code_channels, 1),
+            *conv_norm(code_channels, code_channels, 3, relu, stride),
+        )
+        self.decoder = torch.nn.Sequential(
+            *upscale_norm(code_channels, code_channels, stride, relu),
+            *conv_norm(code_channels, channels, 1, relu),
+        )
+
+    def soften(self, code: torch.Tensor) -> torch.Tensor:
+        """Quantised, as JPEG leaves it; the gradient passes as it is."""
+        with torch.no_grad():
+            shape = tuple(code.shape[1:])
+            seen = [self.unpack(self.pack(image), shape) for image in code.float().cpu()]
+            change = torch.stack(seen).to(code.device, code.dtype) - code
+        return code + change
+
+    def pack(self, code_chw: torch.Tensor) -> bytes:
+        """Range, then the tiled picture."""
+        code = code_chw.detach().float().numpy()
+        low, high = float(code.min()), float(code.max())
+        span = (high - low) or 1.0
+        levels = np.rint((code - low) / span * LEVELS).astype(np.uint8)
+        return RANGE.pack(low, high) + jpeg.compress(_tile(levels), self.quality)
+
+    def unpack(self, payload: bytes, shape: tuple[int, ...]) -> torch.Tensor:
+        """The code of a payload."""
+        low, high = RANGE.unpack_from(payload)
+        rows, columns = _grid(shape[0])
+        picture = (rows * shape[1], columns * shape[2])
+        levels = jpeg.decompress(payload[RANGE.size :], picture, self.quality)
+        code = low + _untile(levels, shape).astype(np.float32) / LEVELS * (high - low)
+        return torch.from_numpy(code.astype(np.float32))
+
+
+def _grid(channels: int) -> tuple[int, int]:
+    """Rows and columns of tiles, as near a square as may be."""
+    columns = math.ceil(math.sqrt(channels))
+    return math.ceil(channels / columns), columns
+
+
+def _tile(code_chw: np.ndarray) -> np.ndarray:
+    channels, height, width = code_chw.shape
+    rows, columns = _grid(channels)
+    padded = np.zeros((rows * columns, height, width), np.uint8)
+    padded[:channels] = code_chw
+    tiles = padded.reshape(rows, columns, height, width).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(tiles.reshape(rows * height, columns * width))
+
+
+def _untile(picture: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    channels, height, width = shape
+    rows, columns = _grid(channels)
+    tiles = picture.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
+    return tiles.reshape(rows * columns, height, width)[:channels]

@@ -1,0 +1,91 @@
+"""Training a baseline by a spiking run's recipe: batches, augmentation, optimiser, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.progress import Progress
+
+from splitcore.errors import ConfigError
+from training.baselines.split_ann import SplitAnn
+from training.config import Recipe
+from training.data.augment import augment
+from training.data.dataset import Split
+from training.lif import fast_dtype
+
+WARM_UP = 0.15  # share of the steps in which the learning rate rises, as in training.loop
+
+
+def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """uint8 images (N, C, H, W) as 0 … 1, channels last."""
+    values = torch.from_numpy(images).to(device).float() / 255
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def fit(
+    model: SplitAnn,
+    train: Split,
+    recipe: Recipe,
+    *,
+    only: Iterable[torch.nn.Parameter] | None = None,
+    progress: Progress | None = None,
+    name: str = "baseline",
+) -> list[float]:
+    """Train in place, on the device the model is on; returns the mean loss of each epoch.
+
+    only: the parameters to change, such as a codec's before everything is tuned together; what
+    belongs to spikes in the recipe (folded_epochs, penalties, step_loss) has no meaning here.
+    """
+    if train.images.ndim != 4:
+        raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
+    torch.manual_seed(recipe.seed)
+    device = next(model.parameters()).device
+    chosen = [p for p in (model.parameters() if only is None else only) if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [p for p in chosen if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in chosen if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+    )
+    batches = max(1, len(train) // recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        recipe.learning_rate,
+        total_steps=recipe.epochs * batches,
+        pct_start=WARM_UP,
+        cycle_momentum=False,
+    )
+    order = torch.Generator().manual_seed(recipe.seed)
+    low = fast_dtype(device)
+    task = progress.add_task(name, total=recipe.epochs * batches) if progress else None
+    losses = []
+    model.train()
+    for epoch in range(recipe.epochs):
+        noise = np.random.default_rng((recipe.seed, epoch))
+        permutation = torch.randperm(len(train), generator=order).numpy()
+        total = 0.0
+        for index in range(batches):
+            rows = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
+            images = train.images[rows]
+            change = recipe.augment
+            if change.padding or change.flip or change.cutout:
+                images = augment(
+                    images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout
+                )
+            labels = torch.from_numpy(train.labels_n[rows]).to(device)
+            with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
+                scores = model(as_input(images, device))
+            loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach())
+            if progress is not None and task is not None:
+                progress.update(task, advance=1)
+        losses.append(total / batches)
+    return losses
