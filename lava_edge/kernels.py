@@ -348,7 +348,7 @@ def depthwise(
                     pixel = (y * width + left + first * step_x) * channels
                     tap = (ky * kernel_x + first) * channels
                     for c in range(0, channels, LANES):
-                        _add_taps(
+                        _add_taps(  # pyright: ignore[reportCallIssue]
                             out, place + c, spike, pixel + c, step_x * channels, weight, tap + c,
                             channels, last - first,
                         )  # fmt: skip
@@ -365,7 +365,9 @@ def _list(words: Any, events: Any, starts: Any, words_a_pixel: int) -> None:
         starts[pixel] = found
         for _ in range(words_a_pixel):
             byte = np.int64((words[place] * gatherer) >> shift)
-            _put_places(events, found, _PLACES_FLAT, byte * WORD, np.int32(place * WORD))
+            _put_places(  # pyright: ignore[reportCallIssue]
+                events, found, _PLACES_FLAT, byte * WORD, np.int32(place * WORD)
+            )
             found += _ONES[byte]
             place += 1
     starts[len(starts) - 1] = found
