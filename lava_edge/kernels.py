@@ -392,6 +392,21 @@ def list_values(frames: Any, events: Any, values: Any, starts: Any, lo: int, hi:
 
 
 @_compiled
+def pack(
+    events: Any, starts: Any, channels: int, packed: Any, samples: int, first_bit: int
+) -> None:
+    """Set the bits of spikes in (C, H, W) order, the first in a byte's highest bit."""
+    pixels = starts.shape[1] - 1
+    for n in range(samples):
+        row, event, out = starts[n], events[n], packed[n]
+        for pixel in range(pixels):
+            for i in range(np.int64(row[pixel]), np.int64(row[pixel + 1])):
+                channel = np.int64(event[i]) - pixel * channels
+                bit = first_bit + channel * pixels + pixel
+                out[bit >> 3] |= np.uint8(128 >> (bit & 7))
+
+
+@_compiled
 def add(stored: Any, lo: int, hi: int, drive: Any, touched: Any) -> None:
     """Add a drive that was summed before."""
     for n in range(lo, hi):
@@ -414,10 +429,13 @@ def lif(
     busy: Any,
     bias_row: Any,
     constants: Any,
+    fresh: bool,
     lo: int,
     hi: int,
 ) -> None:
     """One step of a layer's neurons (equations in splitcore.graph); clears the drive it used.
+
+    fresh: a new sample begins, so all state is zero whatever the arrays hold.
 
     constants: voltage decay, current decay, threshold, whether a synaptic filter is held, whether
     a neuron can move without input (a bias), words a pixel. A sample whose layer rests at zero and
@@ -429,6 +447,11 @@ def lif(
     row = len(bias_row)
     last = starts.shape[1] - 1
     for n in range(lo, hi):
+        if fresh:
+            voltage[n, :] = 0
+            current[n, :] = 0
+            busy[n] = 0
+            emitted[n] = 0
         if not (restless or touched[n] or busy[n]):
             if starts[n, last] > 0:
                 spikes[n, :] = 0
@@ -486,6 +509,6 @@ def _wrapped(u: Any) -> Any:
 def forget_cache() -> None:
     """Compile anew in this process, and keep nothing on disk."""
     for kernel in (
-        _passed, gather, gather_graded, depthwise, _list, list_values, add, lif
+        _passed, gather, gather_graded, depthwise, _list, list_values, pack, add, lif
     ):  # fmt: skip
         kernel._cache = NullCache()

@@ -11,6 +11,7 @@ delays adds them outside. State starts at zero in each sample. Two engines, the 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,9 @@ class Stepper(Protocol):
     def voltage(self, layer: str) -> np.ndarray:
         """This step's v after reset, int32."""
         ...
+
+    def pack(self, layer: str, packed: np.ndarray, step: int) -> None:
+        """Set this step's spikes in zeroed bytes (N, …) that hold a sample's as `spikes.pack`."""
 
     def counts(self) -> Counts:
         """What the samples have done since the last reset."""
@@ -165,10 +169,25 @@ class NumpyStepper:
         """This step's v after reset."""
         return self._state[layer][1].astype(np.int32)
 
+    def pack(self, layer: str, packed: np.ndarray, step: int) -> None:
+        """Set this step's spikes in packed bytes."""
+        spikes = self.spikes(layer)
+        sample, place = np.nonzero(spikes.reshape(len(spikes), -1))
+        bit = place + step * spikes[0].size
+        np.bitwise_or.at(packed, (sample, bit >> 3), (128 >> (bit & 7)).astype(np.uint8))
+
     def counts(self) -> Counts:
         """What the samples have done since the last reset."""
         stacks = {name: np.stack(steps, axis=1) for name, steps in self._history.items()}
         return count(self._graph, stacks.pop(self._graph.input.name), stacks)
+
+
+def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """Zeros that begin on a cache line, so that no vector of a pixel straddles two."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, dtype=np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _padded(channels: int) -> int:
@@ -198,7 +217,7 @@ class _Layer:
         self.size = height * width * self.channels
         self.states = states
         filtered = states or layer.current_decay < DECAY_UNITY
-        self.voltage = np.zeros((samples, self.size), dtype=np.int32)
+        self.voltage = _aligned((samples, self.size), np.int32)
         self.current = np.zeros((samples, self.size if filtered else 1), dtype=np.int32)
         self.spikes = np.zeros((samples, self.size), dtype=np.uint8)
         self.words = self.spikes.view(np.uint64)
@@ -224,12 +243,6 @@ class _Layer:
         return _Source(
             self.shape, self.channels, self.events, self.starts, self.events, self.spikes
         )
-
-    def reset(self) -> None:
-        for array in (self.voltage, self.current, self.emitted, self.touched, self.busy):
-            array.fill(0)
-        self.spikes.fill(0)
-        self.starts.fill(0)
 
     def nchw(self, array: np.ndarray, samples: int) -> np.ndarray:
         """A flat array of this layer as (N, C, H, W), a copy."""
@@ -360,7 +373,7 @@ class CompiledStepper:
         self._passed = [[np.zeros(samples, dtype=np.int64) for _ in row] for row in self._sums]
         self._kept = {
             (layer, place): (
-                np.zeros((samples, self._layers[layer].size), dtype=np.int32),
+                _aligned((samples, self._layers[layer].size), np.int32),
                 np.zeros(samples, dtype=np.int64),
             )
             for layer, row in enumerate(self._sums)
@@ -370,14 +383,12 @@ class CompiledStepper:
         self._sent = np.zeros(samples, dtype=np.int64)
         largest = max(part.size for part in self._layers)
         self._threads = max(1, threads)
-        self._drives = [np.zeros((CHUNK, largest), np.int32) for _ in range(self._threads)]
+        self._drives = [_aligned((CHUNK, largest), np.int32) for _ in range(self._threads)]
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
 
     def reset(self, samples: int) -> None:
         """Begin new samples."""
         self._samples, self._steps = samples, 0
-        for part in self._layers:
-            part.reset()
         for row in self._passed:
             for passed in row:
                 passed.fill(0)
@@ -424,7 +435,7 @@ class CompiledStepper:
                 kernels.lif(
                     drive, part.current, part.voltage, part.spikes, part.words, part.events,
                     part.starts, part.emitted, part.touched, part.busy, part.bias_row,
-                    part.constants, lo, hi,
+                    part.constants, self._steps == 1, lo, hi,
                 )  # fmt: skip
 
     def _take(self, frames: np.ndarray, lo: int, hi: int) -> None:
@@ -436,6 +447,11 @@ class CompiledStepper:
             drive[lo:hi] = 0
             passed[lo:hi] = 0
             self._sums[layer][place].add(lo, hi, drive[lo:hi], self._layers[layer].touched, passed)
+
+    def sum_input(self, samples: int) -> None:
+        """Sum once more what the input's last events send: the kernel alone, for benchmarks."""
+        for (layer, place), (drive, passed) in self._kept.items():
+            self._sums[layer][place].add(0, samples, drive, self._layers[layer].touched, passed)
 
     def spikes(self, layer: str) -> np.ndarray:
         """This step's spikes."""
@@ -451,6 +467,13 @@ class CompiledStepper:
         """This step's v after reset."""
         part = self._by_name[layer]
         return part.nchw(part.voltage, self._samples)
+
+    def pack(self, layer: str, packed: np.ndarray, step: int) -> None:
+        """Set this step's spikes in packed bytes."""
+        assert kernels is not None
+        part = self._by_name[layer]
+        first_bit = step * math.prod(part.shape)
+        kernels.pack(part.events, part.starts, part.channels, packed, self._samples, first_bit)
 
     def counts(self) -> Counts:
         """What the samples have done since the last reset, counted by the kernels."""
@@ -500,6 +523,7 @@ def _touch_kernels() -> None:
         engine = CompiledStepper(Graph(Input((1, 1, 1), bits), tuple(lifs)), 1)
         engine.reset(1)
         engine.step(np.ones((1, 1, 1, 1), dtype=np.uint8))
+        engine.pack("c", np.zeros((1, 1), dtype=np.uint8), 0)
 
 
 def available_threads() -> int:

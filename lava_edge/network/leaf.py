@@ -28,6 +28,7 @@ from lava_edge.network.process import EdgeNetwork
 from measure.counts import FIELDS
 from splitcore.errors import SimulationError
 from splitcore.graph import Graph
+from splitcore.spikes import packed_size
 
 IDLE_S = 0.002  # how long a step lasts when there is nothing left to do
 
@@ -57,7 +58,8 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
         )
         self._batch: Batch | None = None
         self._frames = np.zeros(0, dtype=np.uint8)
-        self._kept: dict[tuple[Kind, int], list[np.ndarray]] = {}
+        self._packed: dict[int, np.ndarray] = {}  # by layer, (samples, bytes)
+        self._states: dict[tuple[Kind, int], list[np.ndarray]] = {}
         self._done_samples = 0
         self._ended = False
         self._late: deque[np.ndarray] = deque()
@@ -105,7 +107,6 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
         assert self._batch is not None
         if step == 0:
             self._stepper.reset(self._batch.samples)
-            self._kept.clear()
         static = self._batch.spread is Spread.STATIC
         frames = self._frames[:, step if self._batch.spread is Spread.SAMPLES else 0]
         self._stepper.step(frames, repeated=static and step > 0)
@@ -113,45 +114,48 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
             self._send_step(channel, step)
             self._done_samples += step == self._steps - 1
             return
-        self._keep()
+        self._keep(step, self._batch.samples)
         if step == self._steps - 1:
-            self._send(channel)
+            self._send(channel, self._batch.samples)
 
     def _send_step(self, channel: Channel, step: int) -> None:
         spiked_ns = time.monotonic_ns()
-        spikes = self._stepper.spikes(self._graph.output.name)
+        packed = np.zeros((1, packed_size(self._graph.output_shape)), dtype=np.uint8)
+        self._stepper.pack(self._graph.output.name, packed, 0)
         channel.write(
             Kind.STEP,
-            np.packbits(spikes.reshape(-1)).tobytes(),
+            packed.tobytes(),
             sample=self._done_samples,
             step=step,
             time_ns=spiked_ns,
         )
 
-    def _keep(self) -> None:
-        inner = () if self._record == "none" else self._graph.layers[:-1]
+    def _keep(self, step: int, samples: int) -> None:
+        output = len(self._graph.layers) - 1
         for index, layer in enumerate(self._graph.layers):
-            if layer not in inner and layer is not self._graph.output:
+            if self._record == "none" and index != output:
                 continue
-            arrays = {Kind.SPIKES: self._stepper.spikes(layer.name)}
+            if step == 0:
+                size = packed_size((self._steps, *self._graph.shapes[layer.name]))
+                self._packed[index] = np.zeros((samples, size), dtype=np.uint8)
+            self._stepper.pack(layer.name, self._packed[index], step)
             if self._record == "states":
-                arrays[Kind.CURRENT] = self._stepper.current(layer.name)
-                arrays[Kind.VOLTAGE] = self._stepper.voltage(layer.name)
-            for kind, values in arrays.items():
-                self._kept.setdefault((kind, index), []).append(values)
+                for kind, values in (
+                    (Kind.CURRENT, self._stepper.current(layer.name)),
+                    (Kind.VOLTAGE, self._stepper.voltage(layer.name)),
+                ):
+                    self._states.setdefault((kind, index), []).append(values)
 
-    def _send(self, channel: Channel) -> None:
+    def _send(self, channel: Channel, samples: int) -> None:
         counts = self._stepper.counts()
         table = np.stack([getattr(counts, name) for name in FIELDS], axis=1)
-        stacks = {key: np.stack(values, axis=1) for key, values in self._kept.items()}
-        assert self._batch is not None
-        for place in range(self._batch.samples):
+        states = {key: np.stack(values, axis=1) for key, values in self._states.items()}
+        for place in range(samples):
             sample = self._done_samples + place
-            for (kind, layer), values in stacks.items():
-                row = values[place]
-                payload = (
-                    np.packbits(row.reshape(-1)) if kind is Kind.SPIKES else row.astype(np.int32)
-                )
-                channel.write(kind, payload.tobytes(), layer=layer, sample=sample)
+            for layer, packed in self._packed.items():
+                channel.write(Kind.SPIKES, packed[place].tobytes(), layer=layer, sample=sample)
+            for (kind, layer), values in states.items():
+                channel.write(kind, values[place].tobytes(), layer=layer, sample=sample)
             channel.write(Kind.COUNTS, table[place].tobytes(), sample=sample)
-        self._done_samples += self._batch.samples
+        self._states.clear()
+        self._done_samples += samples
