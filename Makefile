@@ -31,5 +31,5 @@ $(STAMP): pyproject.toml constraints.txt
 	    python=$$(.ci/find-python) || exit 2; \
 	    echo "Making $(VENV) with $$python (some 6 GB with torch; a few minutes)"; \
 	    "$$python" -m venv --clear $(VENV); }
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --progress-bar off -e '.[dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --progress-bar off -e '.[dev,bench,ray]'
 	touch $@
