@@ -25,14 +25,16 @@ class OverloadError(Exception):
 class BatchLimits:
     """max_batch samples a call, slots calls at once, max_queue samples waiting, each max_wait_s.
 
-    Below split_at waiting samples one slot takes all; above, free slots share them.
+    Below split_at waiting samples one slot takes all; above, free slots share them. Streams get
+    credit for about queue_s of the model's time between them.
     """
 
     max_batch: int = 64
     slots: int = 2
     max_queue: int = 2048
-    max_wait_s: float = 10.0
+    max_wait_s: float = 30.0
     split_at: int = 16
+    queue_s: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,14 @@ class Batcher:
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ) -> None:
         self.limits = limits
-        self._engine, self._on_batch = engine, on_batch
+        self.on_batch = on_batch
+        self._engine = engine
         self._waiting: deque[_Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._room.set()
         self._scheduled = False
-        self._seconds_per_sample = 0.001
+        self._seconds_per_sample: float | None = None  # until the first batch
 
     def check_room(self) -> None:
         """Raise OverloadError where the queue is full."""
@@ -88,7 +91,15 @@ class Batcher:
 
     def retry_ms(self) -> int:
         """How long the present queue will take, as a hint to who was refused."""
-        return int(min(10_000, max(10, 1e3 * len(self._waiting) * self._seconds_per_sample)))
+        seconds = len(self._waiting) * (self._seconds_per_sample or 0.001) / self.limits.slots
+        return int(min(10_000, max(10, 1e3 * seconds)))
+
+    def credit(self, streams: int) -> int | None:
+        """A stream's share of queue_s of the model's time, in samples; None before any batch."""
+        if self._seconds_per_sample is None:
+            return None
+        samples = self.limits.queue_s * self.limits.slots / self._seconds_per_sample
+        return int(samples / streams)
 
     @property
     def backlog(self) -> int:
@@ -142,8 +153,10 @@ class Batcher:
                     waiting.future.set_exception(error)
             return
         seconds = time.monotonic() - started
-        self._seconds_per_sample += 0.1 * (seconds / len(batch) - self._seconds_per_sample)
-        self._on_batch(len(batch), seconds)
+        latest = seconds / len(batch)
+        known = latest if self._seconds_per_sample is None else self._seconds_per_sample
+        self._seconds_per_sample = known + 0.1 * (latest - known)
+        self.on_batch(len(batch), seconds)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(result)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_server.batching import Batcher, BatchLimits
-from cloud_server.replicas import Replicas
+from cloud_server.predict import Part
+from cloud_server.replicas import WARM_BATCH, Replicas
 from cloud_server.service import Served, Service
 from splitcore import spikes
 from splitcore.bundle import MANIFEST, Bundle, open_bundle
+from splitcore.codec.bitmap import Bitmap
 from splitcore.errors import InputError, UsageError
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,11 @@ class Catalogue:
     async def publish(self, bundle: Bundle) -> None:
         """Load a bundle and serve it to new streams."""
         engine = await self._replicas.load(bundle)
-        batcher = Batcher(engine, self._limits, self._service.metrics.batch)
+        batcher = Batcher(engine, self._limits)
+        # A first batch tells the model's speed, from which streams get their credit.
+        empty = (Part(0, Bitmap.id, bytes(spikes.packed_size(bundle.manifest.spike_shape))),)
+        await asyncio.gather(*(batcher.submit(empty) for _ in range(WARM_BATCH)))
+        batcher.on_batch = self._service.metrics.batch
         digest = bytes.fromhex(bundle.digest)
         self._retired += self._service.publish(bundle.manifest, digest, batcher)
         log.info(

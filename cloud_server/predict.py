@@ -50,10 +50,10 @@ class Predictor:
                 results[index] = scores_k
         return [result for result in results if result is not None]
 
-    def warm(self) -> None:
-        """Pay for compilation before the first sample comes."""
+    def warm(self, samples: int) -> None:
+        """Pay for compilation and first allocations before the first samples come."""
         warm(self._context)
-        self._scores(np.zeros((1, *self._context.shape), dtype=np.uint8))
+        self._scores(np.zeros((samples, *self._context.shape), dtype=np.uint8))
 
     def _decode(self, parts: Parts, out_tchw: np.ndarray) -> None:
         if parts[0].step == 0:

@@ -29,7 +29,7 @@ from ray.exceptions import RayActorError, RayError
 from cloud_server.batching import Engine
 from cloud_server.predict import Parts, Result
 from cloud_server.replicas import Replicas, load_predictor
-from splitcore.bundle import CLOUD, MANIFEST, Bundle, Manifest
+from splitcore.bundle import MANIFEST, Bundle, Manifest
 from splitcore.errors import LinkError, UsageError
 
 log = logging.getLogger(__name__)
@@ -147,10 +147,8 @@ class RayReplicas(Replicas):
             },
             logging_config=_QUIET,
         )
-        files = {
-            MANIFEST: (bundle.path / MANIFEST).read_bytes(),
-            CLOUD: bundle.cloud_path.read_bytes(),
-        }
+        needed = (bundle.path / MANIFEST, bundle.cloud_path, bundle.context_path)
+        files = {path.name: path.read_bytes() for path in needed if path is not None}
         app = deployment.bind(files, bundle.digest)
         try:
             return serve.run(app, name=_app(bundle.digest), route_prefix=None)

@@ -17,6 +17,8 @@ from splitcore.bundle import Bundle
 from splitcore.codec import context
 from splitcore.errors import BundleError
 
+WARM_BATCH = 8
+
 
 def load_predictor(bundle: Bundle) -> Predictor:
     """The decoder and tail of a bundle, warm. Raises BundleError or OverflowBoundError."""
@@ -28,7 +30,7 @@ def load_predictor(bundle: Bundle) -> Predictor:
             f"got {engine.tail.graph.input.shape}"
         )
     predictor = Predictor(context.of_bundle(bundle), engine)
-    predictor.warm()
+    predictor.warm(WARM_BATCH)
     return predictor
 
 

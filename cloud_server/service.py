@@ -38,13 +38,14 @@ class WindowError(Exception):
 
 @dataclass(frozen=True)
 class ServiceLimits:
-    """window: samples a stream may have sent and not acknowledged as answered.
-
-    versions: how many of each bundle name new streams can ask for. remembered: answers kept for
-    resends after a reconnect. rejected: damaged packets in one stream before it is closed.
+    """window: most samples that a stream may have sent and not acknowledged as answered; a slow
+    model with many streams gives less, but never below min_window. versions: how many of each
+    bundle name new streams can ask for. remembered: answers kept for resends after a reconnect.
+    rejected: damaged packets in one stream before it is closed.
     """
 
     window: int = 64
+    min_window: int = 4
     versions: int = 2
     remembered: int = 4096
     rejected: int = 16
@@ -187,6 +188,13 @@ class Conversation:
         self._partial: dict[int, dict[int, Packet]] = {}
         self._settled: OrderedDict[int, None] = OrderedDict()  # answered or on their way
         served.conversations += 1
+        limits = service.limits
+        credit = served.batcher.credit(served.conversations)
+        self.window = (
+            limits.window
+            if credit is None
+            else max(min(limits.min_window, limits.window), min(limits.window, credit))
+        )
 
     def close(self) -> None:
         """The stream has ended."""
@@ -195,7 +203,7 @@ class Conversation:
 
     def welcome(self) -> bytes:
         """The reply to hello."""
-        return packet.pack_welcome(self.service.limits.window)
+        return packet.pack_welcome(self.window)
 
     def receive(self, raw: bytes) -> int:
         """Take one message and return how many packets it held.
@@ -230,10 +238,9 @@ class Conversation:
     def _spend(self) -> None:
         # Twice the window: copies that the network made cost credit that the client never spent.
         self._begun += 1
-        if self._begun - self._acked > 2 * self.service.limits.window:
+        if self._begun - self._acked > 2 * self.window:
             raise WindowError(
-                f"more than {self.service.limits.window} samples in flight; wait for answers "
-                "and acknowledge them"
+                f"more than {self.window} samples in flight; wait for answers and acknowledge them"
             )
 
     def _assemble(self, received: Packet) -> tuple[Packet, ...]:
@@ -272,7 +279,7 @@ class Conversation:
             future = self.served.batcher.submit(_parts(whole))
             self.open += 1
         self._settled[sample] = None
-        while len(self._settled) > 4 * self.service.limits.window:
+        while len(self._settled) > 4 * self.window:
             self._settled.popitem(last=False)
         if known is not None:
             self._say(known)

@@ -44,29 +44,31 @@ class Load:
 @dataclass
 class Outcome:
     """offered: samples that fell due; sent; answered; wrong: with another label than offline;
-    errors: streams that ended badly; times in ms from when a sample was due to its answer."""
+    errors: streams that ended badly, samples lost; answered_per_s until the last answer that came
+    while samples were offered; times in ms from when a sample was due to its answer."""
 
     offered: int = 0
     sent: int = 0
     answered: int = 0
     wrong: int = 0
     errors: int = 0
-    seconds: float = 0.0
+    answered_per_s: float = 0.0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
 
 
 class _Client:
-    def __init__(self, channel: grpc.aio.Channel, samples: Any, end: float) -> None:
+    def __init__(self, channel: grpc.aio.Channel, samples: Any, start: float, end: float) -> None:
         self._digest = samples["digest"].tobytes()
         payloads, offsets = samples["payloads"].tobytes(), samples["offsets"]
         self._codecs = samples["codecs"].tolist()
         self._payloads = [payloads[a:b] for a, b in itertools.pairwise(offsets)]
         self._labels = samples["labels"].tolist()
-        self._channel, self._end = channel, end
+        self._channel, self._start, self._end = channel, start, end
         self.due: deque[float] = deque()
         self.outcome = Outcome()
         self.times_ms: list[float] = []
+        self.answered_at: list[float] = []
         self._sent_at: dict[int, float] = {}
         self._next = random.randrange(1 << 20)
         self._read = self._acked = 0
@@ -80,6 +82,7 @@ class _Client:
             welcome = packet.unpack_reply(await call.read())
             window = welcome.welcome.window
             reader = asyncio.ensure_future(self._answers(call))
+            await asyncio.sleep(self._start - time.perf_counter())
             while time.perf_counter() < self._end:
                 room = min(window - len(self._sent_at), MESSAGE_PACKETS)
                 count = room if closed_loop else min(room, len(self.due))
@@ -123,8 +126,7 @@ class _Client:
             for answer in reply.answers:
                 due = self._sent_at.pop(answer.sample)
                 self.times_ms.append(1e3 * (now - due))
-                if now <= self._end:
-                    self.outcome.answered += 1
+                self.answered_at.append(now)
                 self.outcome.wrong += (
                     answer.label != self._labels[answer.sample % len(self._labels)]
                 )
@@ -135,21 +137,27 @@ async def run(load: Load) -> Outcome:
     """Load the server as told."""
     with np.load(load.samples) as file:
         samples = dict(file)
-    start = time.perf_counter() + 0.2
+    start = time.perf_counter() + 0.3  # by then all have been welcomed
     end = start + load.seconds
     channels = [grpc.aio.insecure_channel(load.address) for _ in range(min(8, load.clients))]
-    clients = [_Client(channels[k % len(channels)], samples, end) for k in range(load.clients)]
+    clients = [
+        _Client(channels[k % len(channels)], samples, start, end) for k in range(load.clients)
+    ]
     jobs = [client.run(load.rate_per_s is None) for client in clients]
     if load.rate_per_s is not None:
         jobs.append(_arrivals(clients, load.rate_per_s, start, end))
     await asyncio.gather(*jobs)
     for channel in channels:
         await channel.close()
-    total = Outcome(seconds=load.seconds)
+    total = Outcome()
     for client in clients:
         client.outcome.offered = client.outcome.sent + len(client.due)
-        for name in ("offered", "sent", "answered", "wrong", "errors"):
+        for name in ("offered", "sent", "wrong", "errors"):
             setattr(total, name, getattr(total, name) + getattr(client.outcome, name))
+    in_time = [at for client in clients for at in client.answered_at if at <= end]
+    total.answered = sum(len(client.answered_at) for client in clients)
+    if in_time:
+        total.answered_per_s = len(in_time) / (max(in_time) - start)
     times_ms = [ms for client in clients for ms in client.times_ms]
     # Sent and never answered: the server took them and lost them.
     total.errors += total.sent - len(times_ms)
