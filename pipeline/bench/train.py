@@ -131,7 +131,7 @@ def run(
     width: int = 32,
     steps: int = 4,
     batch: int = 64,
-    rounds: int = 5,
+    rounds: int = 3,
     peers: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -213,3 +213,28 @@ def run(
         "step_s": wall,
         **_compare(ours, levels[:COMPARED]),
     }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result in plain lines."""
+    lines = [
+        f"{result['backbone']} of width {result['width']}, {result['steps']} steps, batch "
+        f"{result['batch']}, {result['threads']} threads, best of {result['rounds']} rounds",
+        f"ours {result['images_per_s']:.1f} images/s, on folded integers "
+        f"{result['folded_images_per_s']:.1f}",
+        f"stock SLAYER {result['stock_slayer_images_per_s']:.1f} images/s: ratio "
+        f"{result['ratio']:.2f} ({result['ratio_cpu_time']:.2f} in processor time)",
+    ]
+    for name, peer in result["peers"].items():
+        if peer["version"] is None:
+            lines.append(f"{name}: {peer['absent']}")
+        else:
+            lines.append(
+                f"{name} {peer['version']} {peer['images_per_s']:.1f} images/s: ratio "
+                f"{peer['ratio']:.2f} ({peer['ratio_cpu_time']:.2f} in processor time)"
+            )
+    lines.append(
+        f"{result['spike_mismatches']} of {result['spikes_compared']} spikes differ from stock "
+        f"SLAYER, {result['spikes_fired']} fired"
+    )
+    return "\n".join(lines)

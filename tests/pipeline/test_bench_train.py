@@ -17,6 +17,9 @@ def test_bench_train_reports_both_sides_and_no_mismatch(monkeypatch: pytest.Monk
     assert 0 < result["spikes_fired"] < result["spikes_compared"]
     assert result["ratio"] == result["images_per_s"] / result["stock_slayer_images_per_s"]
     assert result["peers"]["snntorch"] == {"version": None, "absent": "snntorch is not installed"}
+    text = train.summary(result)
+    assert "snntorch is not installed" in text
+    assert text.endswith(f"{result['spikes_fired']} fired")
 
 
 @pytest.mark.parametrize("name", ["snntorch", "spikingjelly"])
