@@ -126,7 +126,29 @@ def _row_summer(lanes: int, graded: bool) -> Any:
     return add_rows
 
 
+def _block_adder(lanes: int) -> Any:
+    """Builds add(drive, at, weight, row): drive[at:][:lanes] += weight[row:][:lanes]."""
+
+    @intrinsic
+    def add_block(_: Any, drive: Any, at: Any, weight: Any, row: Any) -> Any:
+        signature = types.void(drive, types.intp, weight, types.intp)
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            _, at, _, row = args
+            drives, weights = (_pointer(context, builder, sig, args, place) for place in (0, 2))
+            target = _vector(builder, drives, at, 32, lanes)
+            term = _load(builder, _vector(builder, weights, row, 16, lanes), 2)
+            term = builder.sext(term, ir.VectorType(ir.IntType(32), lanes))
+            builder.store(builder.add(_load(builder, target, 4), term), target).align = 4
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return add_block
+
+
 _I32 = ir.IntType(32)
+_add_block48, _add_block16 = _block_adder(48), _block_adder(16)
 _add64, _add32, _add16 = (_row_summer(lanes, graded=False) for lanes in (64, 32, 16))
 _add_graded = _row_summer(16, graded=True)
 
@@ -188,7 +210,9 @@ def _put_places(_: Any, events: Any, at: Any, places: Any, row: Any, base: Any) 
     return signature, codegen
 
 
-# `geometry` below: H W C, kH kW, strides, paddings, dilations (y, x), then H W C of the target.
+# `geometry` below: H W C, kH kW, strides, paddings, dilations (y, x), then H W C of the target, the
+# values from one of its rows to the next and where its first pixel lies: around the target there
+# may be a margin, so that what a kernel sends beyond the border needs no check and is never read.
 def _compiled(function: Any) -> Any:
     """Compiled without the GIL and kept on disk, where there is a place to keep it."""
     try:
@@ -207,6 +231,83 @@ def _passed(starts: Any, fan: Any) -> Any:
 
 
 @_compiled
+def _gather(event: Any, start: Any, geometry: Any, weight: Any, out: Any) -> None:
+    """Each target pixel collects what the events in its field send; weight (kH·kW·C, C)."""
+    height, width, channels, kernel_y, kernel_x = geometry[0:5]
+    stride_y, stride_x, pad_y, pad_x, step_y, step_x = geometry[5:11]
+    out_height, out_width, out_channels, pitch, origin = geometry[11:16]
+    runs, span = (1, kernel_x) if step_x == 1 else (kernel_x, 1)
+    for out_y in range(out_height):
+        for out_x in range(out_width):
+            place = origin + out_y * pitch + out_x * out_channels
+            for ky in range(kernel_y):
+                y = out_y * stride_y - pad_y + ky * step_y
+                if y < 0 or y >= height:
+                    continue
+                for run in range(runs):
+                    x = out_x * stride_x - pad_x + run * step_x
+                    first_x, last_x = max(x, 0), min(x + span, width)
+                    if first_x >= last_x:
+                        continue
+                    first = np.int64(start[y * width + first_x])
+                    last = np.int64(start[y * width + last_x])
+                    base = (y * width + x - ky * kernel_x - run) * channels
+                    c = 0
+                    while c + 64 <= out_channels:
+                        _add64(
+                            out, place + c, event, event, first, last, base, weight,
+                            out_channels, c,
+                        )  # fmt: skip
+                        c += 64
+                    if c + 32 <= out_channels:
+                        _add32(
+                            out, place + c, event, event, first, last, base, weight,
+                            out_channels, c,
+                        )  # fmt: skip
+                        c += 32
+                    if c < out_channels:
+                        _add16(
+                            out, place + c, event, event, first, last, base, weight,
+                            out_channels, c,
+                        )  # fmt: skip
+
+
+@_compiled
+def _scatter(
+    event: Any, start: Any, geometry: Any, weight: Any, places: Any, rows: Any, out: Any
+) -> None:
+    """Each event adds its kernel to the targets around it; weight (C, kH, kW, C), kernel flipped.
+
+    places, rows: for each index within a row of the source, where its kernel's columns begin in
+    the target's row, and where its weights do.
+    """
+    height, width, channels, kernel_y, kernel_x = geometry[0:5]
+    pad_y, pad_x = geometry[7:9]
+    out_channels, pitch, origin = geometry[13:16]
+    span = kernel_x * out_channels
+    first = origin + (pad_y - kernel_y + 1) * pitch + (pad_x - kernel_x + 1) * out_channels
+    for y in range(height):
+        for i in range(np.int64(start[y * width]), np.int64(start[(y + 1) * width])):
+            along = event[i] - y * width * channels
+            at = first + y * pitch + places[along]
+            row = np.int64(rows[along])
+            if kernel_y == 3 and span == 48:  # the common narrow layer, unrolled
+                _add_block48(out, at, weight, row)
+                _add_block48(out, at + pitch, weight, row + 48)
+                _add_block48(out, at + 2 * pitch, weight, row + 96)
+                continue
+            for _ in range(kernel_y):
+                if span % 48 == 0:
+                    for block in range(0, span, 48):
+                        _add_block48(out, at + block, weight, row + block)
+                else:
+                    for block in range(0, span, LANES):
+                        _add_block16(out, at + block, weight, row + block)
+                at += pitch
+                row += span
+
+
+@_compiled
 def gather(
     events: Any,
     starts: Any,
@@ -214,55 +315,30 @@ def gather(
     hi: int,
     geometry: Any,
     weight: Any,
+    flipped: Any,
+    places: Any,
+    rows: Any,
+    few: int,
     fan: Any,
     drive: Any,
     touched: Any,
     passed: Any,
 ) -> None:
-    """Add what binary events send through a convolution; weight (kH·kW·C, C of the target)."""
-    height, width, channels, kernel_y, kernel_x = geometry[0:5]
-    stride_y, stride_x, pad_y, pad_x, step_y, step_x = geometry[5:11]
-    out_height, out_width, out_channels = geometry[11:14]
-    runs, span = (1, kernel_x) if step_x == 1 else (kernel_x, 1)
+    """Add what binary events send through a convolution, the cheaper way for each sample.
+
+    With fewer than `few` events they scatter, else the targets gather.
+    """
+    last = geometry[0] * geometry[1]
     for n in range(lo, hi):
         event, start, out = events[n], starts[n], drive[n - lo]
-        if start[height * width] == 0:
+        if start[last] == 0:
             continue
         touched[n] = 1
         passed[n] += _passed(start, fan)
-        for out_y in range(out_height):
-            for out_x in range(out_width):
-                place = (out_y * out_width + out_x) * out_channels
-                for ky in range(kernel_y):
-                    y = out_y * stride_y - pad_y + ky * step_y
-                    if y < 0 or y >= height:
-                        continue
-                    for run in range(runs):
-                        x = out_x * stride_x - pad_x + run * step_x
-                        first_x, last_x = max(x, 0), min(x + span, width)
-                        if first_x >= last_x:
-                            continue
-                        first = np.int64(start[y * width + first_x])
-                        last = np.int64(start[y * width + last_x])
-                        base = (y * width + x - ky * kernel_x - run) * channels
-                        c = 0
-                        while c + 64 <= out_channels:
-                            _add64(
-                                out, place + c, event, event, first, last, base, weight,
-                                out_channels, c,
-                            )  # fmt: skip
-                            c += 64
-                        if c + 32 <= out_channels:
-                            _add32(
-                                out, place + c, event, event, first, last, base, weight,
-                                out_channels, c,
-                            )  # fmt: skip
-                            c += 32
-                        if c < out_channels:
-                            _add16(
-                                out, place + c, event, event, first, last, base, weight,
-                                out_channels, c,
-                            )  # fmt: skip
+        if start[last] < few:
+            _scatter(event, start, geometry, flipped, places, rows, out)
+        else:
+            _gather(event, start, geometry, weight, out)
 
 
 @_compiled
@@ -282,7 +358,7 @@ def gather_graded(
     """The same for events that carry values."""
     height, width, channels, kernel_y, kernel_x = geometry[0:5]
     stride_y, stride_x, pad_y, pad_x, step_y, step_x = geometry[5:11]
-    out_height, out_width, out_channels = geometry[11:14]
+    out_height, out_width, out_channels, pitch, origin = geometry[11:16]
     runs, span = (1, kernel_x) if step_x == 1 else (kernel_x, 1)
     for n in range(lo, hi):
         event, value, start, out = events[n], values[n], starts[n], drive[n - lo]
@@ -292,7 +368,7 @@ def gather_graded(
         passed[n] += _passed(start, fan)
         for out_y in range(out_height):
             for out_x in range(out_width):
-                place = (out_y * out_width + out_x) * out_channels
+                place = origin + out_y * pitch + out_x * out_channels
                 for ky in range(kernel_y):
                     y = out_y * stride_y - pad_y + ky * step_y
                     if y < 0 or y >= height:
@@ -328,7 +404,7 @@ def depthwise(
     """Add what binary spikes send through one kernel a channel; weight (kH·kW, C)."""
     height, width, channels, kernel_y, kernel_x = geometry[0:5]
     stride_y, stride_x, pad_y, pad_x, step_y, step_x = geometry[5:11]
-    out_height, out_width, _ = geometry[11:14]
+    out_height, out_width, _, pitch, origin = geometry[11:16]
     for n in range(lo, hi):
         spike, start, out = spikes[n], starts[n], drive[n - lo]
         if start[height * width] == 0:
@@ -340,7 +416,7 @@ def depthwise(
                 left = out_x * stride_x - pad_x
                 first = 0 if left >= 0 else (step_x - 1 - left) // step_x
                 last = min(kernel_x, (width - 1 - left) // step_x + 1)
-                place = (out_y * out_width + out_x) * channels
+                place = origin + out_y * pitch + out_x * channels
                 for ky in range(kernel_y):
                     y = out_y * stride_y - pad_y + ky * step_y
                     if y < 0 or y >= height:
@@ -438,12 +514,13 @@ def lif(
     fresh: a new sample begins, so all state is zero whatever the arrays hold.
 
     constants: voltage decay, current decay, threshold, whether a synaptic filter is held, whether
-    a neuron can move without input (a bias), words a pixel. A sample whose layer rests at zero and
-    that nothing reaches is skipped.
+    a neuron can move without input (a bias), words a pixel, the drive's pitch and origin. A sample
+    whose layer rests at zero and that nothing reaches is skipped.
     """
     keep_v, keep_u = np.int32(4096 - constants[0]), np.int32(4096 - constants[1])
     threshold = np.int32(constants[2])
     filtered, restless, words_a_pixel = constants[3], constants[4], constants[5]
+    pitch, origin = constants[6], constants[7]
     row = len(bias_row)
     last = starts.shape[1] - 1
     for n in range(lo, hi):
@@ -459,9 +536,10 @@ def lif(
             continue
         touched[n] = 0
         moving = np.int32(0)
-        for begin in range(0, spikes.shape[1], row):
+        for y in range(spikes.shape[1] // row):
+            begin, place = y * row, origin + y * pitch
             d, v, s = (
-                drive[n - lo, begin : begin + row],
+                drive[n - lo, place : place + row],
                 voltage[n, begin : begin + row],
                 spikes[n, begin : begin + row],
             )
@@ -485,6 +563,10 @@ def lif(
                 moving |= x
                 s[i] = fired
                 d[i] = 0
+            # The margin has collected what went beyond the border; others use this memory too.
+            drive[n - lo, place + row : place + pitch] = 0
+        drive[n - lo, :origin] = 0
+        drive[n - lo, origin + spikes.shape[1] // row * pitch :] = 0
         busy[n] = moving != 0
         _list(words[n], events[n], starts[n], words_a_pixel)
         emitted[n] += starts[n, last]
@@ -509,6 +591,7 @@ def _wrapped(u: Any) -> Any:
 def forget_cache() -> None:
     """Compile anew in this process, and keep nothing on disk."""
     for kernel in (
-        _passed, gather, gather_graded, depthwise, _list, list_values, pack, add, lif
+        _passed, _gather, _scatter, _list,
+        gather, gather_graded, depthwise, list_values, pack, add, lif,
     ):  # fmt: skip
         kernel._cache = NullCache()

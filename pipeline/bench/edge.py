@@ -28,6 +28,7 @@ from pipeline.bench.edge_heads import (
     single_neuron,
 )
 from pipeline.console import progress_bar
+from splitcore.graph import Conv, Current, Graph, Input, Lif
 from training import slayer_twin
 
 BATCH = 32
@@ -74,11 +75,15 @@ def summary(result: dict[str, Any]) -> str:
         f"mismatched spikes: {result['mismatched_spikes']} of {result['spikes']:,}; layers fire at "
         f"{min(result['rates']):.1%} to {max(result['rates']):.1%}",
     ]
-    for row in result.get("by_layers", ()):
-        lines.append(f"  {row['head']}: leaf {row['ratio']:.0f} times stock")
-    for name in ("by_rate", "by_channels", "heads"):
-        for row in result.get(name, ()):
-            lines.append(f"  {row['head']}: {row['leaf_batched_images_per_s']:.0f} images/s")
+    lines += [
+        f"  {row['head']}: leaf {row['ratio']:.0f} times stock"
+        for row in result.get("by_layers", ())
+    ]
+    lines += [
+        f"  {row['head']}: {row['leaf_batched_images_per_s']:.0f} images/s"
+        for name in ("by_rate", "by_channels", "heads")
+        for row in result.get(name, ())
+    ]
     if "messaging" in result:
         lines.append(f"  Lava's messaging: {result['messaging']['share']:.0%} of a step at batch 1")
     return "\n".join(lines)
@@ -227,16 +232,14 @@ def torch_images_per_s(head: BenchHead) -> float:
 
 def sums() -> list[dict[str, Any]]:
     """Microseconds of one layer's synaptic sum a sample and step, one core, by who does it."""
-    rows = []
-    for channels, size in ((16, 32), (64, 16)):
-        for rate in (0.01, 0.1, 0.5, 1.0):
-            rows.append(_sum_row(channels, size, rate))
-    return rows
+    return [
+        _sum_row(channels, size, rate)
+        for channels, size in ((16, 32), (64, 16))
+        for rate in (0.01, 0.1, 0.5, 1.0)
+    ]
 
 
 def _sum_row(channels: int, size: int, rate: float) -> dict[str, Any]:
-    from splitcore.graph import Conv, Current, Graph, Input, Lif
-
     rng = np.random.default_rng(0)
     conv = Conv(2 * rng.integers(-22, 24, (channels, channels, 3, 3)), padding=(1, 1))
     layer = Lif("a", (Current("input", conv),), np.zeros(channels, int), 4000, 4096)
