@@ -79,7 +79,7 @@ class _Client:
         reader: asyncio.Future[None] | None = None
         try:
             await call.write(packet.pack_hello(Greeting(self._digest, os.urandom(16))))
-            welcome = packet.unpack_reply(await call.read())
+            welcome = packet.unpack_reply(await call.read())  # pyright: ignore
             window = welcome.welcome.window
             reader = asyncio.ensure_future(self._answers(call))
             await asyncio.sleep(self._start - time.perf_counter())
