@@ -81,7 +81,9 @@ def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]
     """The export command."""
     found = checkpoint.load(checkpoint_path)
     settings = found.config.data
-    dataset = sources.load(data or settings.source, settings.seed, settings.image_shape)
+    dataset = sources.load(
+        data or settings.source, settings.seed, settings.image_shape, found.config.model.steps
+    )
     bundle = export(found, dataset, out)
     manifest = bundle.manifest
     return {

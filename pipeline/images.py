@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from splitcore import spikes
-from splitcore.bundle import Bundle
+from splitcore.bundle import Bundle, Manifest
 from splitcore.errors import DataError
 from training.data import sources
 
@@ -31,12 +32,11 @@ def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
     Raises DataError when they are not of the bundle's shape and classes, or are not there.
     """
     manifest = bundle.manifest
-    settings = manifest.training.get("config", {}).get("data", {})
-    source = data or settings.get("source")
-    if not isinstance(source, str):
+    trained_on = _trained_on(manifest)
+    source, seed = data or trained_on.get("source"), trained_on.get("seed", 0)
+    if not isinstance(source, str) or not isinstance(seed, int):
         raise DataError(f"{bundle.path}: does not say what it was trained on; give --data")
-    shape = settings.get("image_shape")
-    dataset = sources.load(source, int(settings.get("seed", 0)), tuple(shape) if shape else None)
+    dataset = sources.load(source, seed, manifest.input_shape, manifest.steps)
     if dataset.classes != manifest.classes or dataset.image_shape[-3:] != manifest.input_shape:
         raise DataError(
             f"{source}: {len(dataset.classes)} classes of images {dataset.image_shape}; the bundle "
@@ -46,6 +46,13 @@ def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
     if samples is not None and len(images) < samples:
         raise DataError(f"{source}: has {len(images)} test images, {samples} were asked for")
     return Images(dataset.name, images, frames(bundle, images), labels)
+
+
+def _trained_on(manifest: Manifest) -> dict[str, Any]:
+    """The data section of the training config, empty where a manifest has none."""
+    config = manifest.training.get("config")
+    data = config.get("data") if isinstance(config, dict) else None
+    return data if isinstance(data, dict) else {}
 
 
 def frames(bundle: Bundle, images: np.ndarray) -> np.ndarray:

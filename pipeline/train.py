@@ -21,7 +21,10 @@ def run(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: there is no CUDA device here; use cpu")
     config = configuration.load(config_path)
-    dataset = sources.load(data or config.data.source, config.data.seed, config.data.image_shape)
+    settings = config.data
+    dataset = sources.load(
+        data or settings.source, settings.seed, settings.image_shape, config.model.steps
+    )
     folder = out or Path("runs") / config.name
     with progress_bar() as progress:
         trained = loop.fit(config, dataset, folder, resume=resume, device=device, progress=progress)
