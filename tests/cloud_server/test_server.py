@@ -202,7 +202,7 @@ def test_drain_answers_what_was_taken(bundle):
         taken = int(server.metric("packets_total", bundle="tiny"))
     assert server.metric("answers_total", bundle="tiny") >= taken
     uplink.close()
-    answered = {answer.sample for answer in uplink._answers}
+    answered = {answer.sample for answer in uplink._outbox.answers}
     assert len(answered) >= taken
     assert answered | set(uplink.lost) == set(range(100))
     assert not answered & set(uplink.lost)
@@ -279,7 +279,7 @@ def test_sigterm_under_load_ends_the_process_cleanly(bundle):
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         uplink.close()
-        answered = {answer.sample for answer in uplink._answers}
+        answered = {answer.sample for answer in uplink._outbox.answers}
         assert answered | set(uplink.lost) == set(range(50))
         assert not answered & set(uplink.lost)
     finally:

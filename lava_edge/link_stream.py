@@ -1,0 +1,162 @@
+"""One connection of an uplink, from hello to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+
+from lava_edge.access import Access, open_channel
+from lava_edge.outbox import Outbox, Pending
+from splitcore import packet
+from splitcore import wire_pb2 as wire
+from splitcore.errors import PacketError, UsageError
+from splitcore.packet import Greeting
+
+GRPC_PREFIX_BYTES = 5  # compression flag and length, before each message
+HTTP2_FRAME_BYTES, HTTP2_FRAME_MAX = 9, 16 << 10  # header of each DATA frame, its largest content
+MESSAGE_BYTES = 32 << 10  # a message takes packets until it has reached this
+MAX_PAUSE_S = 10.0  # however long a server asks us to stay away
+_FATAL = (
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Why a connection ended. fatal: trying again cannot help; pause_s: the server's wish."""
+
+    text: str
+    fatal: bool = False
+    pause_s: float = 0.0
+
+    @classmethod
+    def of(cls, error: grpc.RpcError) -> Broken:
+        """What a gRPC failure means to us."""
+        assert isinstance(error, grpc.Call)
+        code, details = error.code(), error.details()
+        if code is grpc.StatusCode.CANCELLED:
+            return cls("it does not answer")
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return cls(f"it cannot be reached ({details}); does it run, is the address right?")
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return cls("it is no spikebottlenet server", fatal=True)
+        hint = str(dict(error.trailing_metadata() or ()).get(packet.PUSHBACK, ""))  # type: ignore
+        pause_s = int(hint) / 1e3 if hint.isascii() and hint.isdecimal() else 0.0
+        return cls(str(details), fatal=code in _FATAL, pause_s=min(MAX_PAUSE_S, pause_s))
+
+
+class LinkStream:
+    """Sends what an outbox holds as credit allows, and brings it the replies.
+
+    `ending`: all is sent that ever will be; the stream then ends once everything is answered.
+    Its fields, like the outbox, belong to who holds the outbox's condition.
+    """
+
+    def __init__(self, outbox: Outbox, greeting: Greeting, on_welcome: Callable[[], None]) -> None:
+        self._outbox, self._greeting, self._on_welcome = outbox, greeting, on_welcome
+        self._call: grpc.Call | None = None
+        self.welcomed = self.ending = self.cancelled = False
+        self.quiet_since = time.monotonic()
+        self._window = 0
+        self._ended = False
+        self._begun = 0  # samples
+        self._read = 0  # replies to packets
+        self._acked = 0  # of them, as the server was told
+
+    def cancel(self) -> None:
+        """Cut the connection, now or as soon as there is one."""
+        self.cancelled = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def run(self, server: str, access: Access, metadata: tuple[tuple[str, str], ...]) -> Broken:
+        """Connect and serve the outbox until the connection ends. Takes the condition itself."""
+        changed = self._outbox.changed
+        try:
+            channel = open_channel(server, access)
+        except UsageError as error:  # a certificate file that was there on entry
+            return Broken(str(error))
+        try:
+            call = channel.stream_stream(packet.STREAM)(self._requests(), metadata=metadata)
+            with changed:
+                self._call = call
+                if self.cancelled:
+                    call.cancel()
+            for raw in call:
+                reply = packet.unpack_reply(raw)
+                with changed:
+                    self._take(reply)
+                    changed.notify_all()
+        except grpc.RpcError as error:
+            return Broken.of(error)
+        except PacketError as error:
+            return Broken(f"it sent what we cannot use ({error})")
+        finally:
+            with changed:
+                self._ended = True
+                changed.notify_all()
+            channel.close()
+        return Broken("it ended the stream")
+
+    def _take(self, reply: wire.ToEdge) -> None:
+        self.quiet_since = time.monotonic()
+        if reply.HasField("welcome"):
+            self._window = reply.welcome.window
+            self.welcomed = True
+            self._on_welcome()
+        self._read += len(reply.answers) + len(reply.rejected)
+        for answer in reply.answers:
+            self._outbox.settle(answer)
+        for rejected in reply.rejected:
+            self._outbox.reconsider(rejected)
+
+    def _requests(self) -> Iterator[bytes]:
+        """Hello, then packets as credit allows. gRPC runs this in a thread of its own."""
+        yield packet.pack_hello(self._greeting)
+        while (raw := self._next()) is not None:
+            yield raw
+
+    def _next(self) -> bytes | None:
+        with self._outbox.changed:
+            while not self._ended:
+                if self.welcomed:
+                    self._outbox.refill()
+                    if raw := self._message():
+                        return raw
+                if self.ending and not self._outbox.pending:
+                    return None
+                self._outbox.changed.wait()
+        return None
+
+    def _message(self) -> bytes:
+        outbox = self._outbox
+        parts: list[bytes] = []
+        size = 0
+        first: Pending | None = None
+        while outbox.unsent and size < MESSAGE_BYTES:
+            entry = outbox.pending.get(outbox.unsent[0])
+            if entry is None or entry.sent == len(entry.packets):
+                outbox.unsent.popleft()
+                continue
+            if entry.sent == 0:
+                if self._begun - self._read >= self._window:
+                    break
+                self._begun += 1
+            first = first or entry
+            parts.append(entry.take())
+            size += len(parts[-1])
+        if first is None:
+            return b""
+        if self._read - self._acked >= max(1, self._window // 4):
+            self._acked = self._read
+            parts.append(packet.pack([], outbox.digest, acked=self._read))
+        raw = b"".join(parts)
+        frames = -(-(len(raw) + GRPC_PREFIX_BYTES) // HTTP2_FRAME_MAX)
+        first.wire_bytes += GRPC_PREFIX_BYTES + frames * HTTP2_FRAME_BYTES + len(raw) - size
+        return raw

@@ -1,0 +1,226 @@
+"""The uplink's account of its samples: what waits, what was answered, what is lost.
+
+    add ──> pending (in memory) ──> unsent ──> the stream
+      └──> spill (on disk) ── refill ──^          │
+    answers <── settle <── replies <──────────────┘
+
+Two threads share it: whoever calls a method or reads a field holds `changed`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from lava_edge.spill import Spill
+from splitcore import packet
+from splitcore import wire_pb2 as wire
+from splitcore.errors import DataError, LinkError, PacketError
+from splitcore.packet import Packet
+
+log = logging.getLogger(__name__)
+
+MAX_REJECTIONS = 3  # of one sample before it counts as lost
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the cloud said of one sample, and what asking it cost.
+
+    payload_bits: the encoded spikes; envelope_bits: the packets around them; wire_bytes: both plus
+    gRPC's and HTTP/2's framing of the messages they went in, modelled (5 bytes a message and 9 a
+    DATA frame; no TCP, TLS, connection set-up or answers). Packets sent again count again.
+    server_us: from arrival to answer, by the server's clock; round_trip_us: from `send` to answer.
+    """
+
+    sample: int
+    label: int
+    scores: tuple[float, ...]
+    server_us: int
+    round_trip_us: int
+    payload_bits: int
+    envelope_bits: int
+    wire_bytes: int
+
+
+class Pending:
+    """A sample on its way: its packets, and what sending them has cost so far."""
+
+    def __init__(self, spilled: bool = False) -> None:
+        self.packets: list[Packet] = []
+        self._messages: list[bytes] = []  # each packet as a ToCloud; joined they are one ToCloud
+        self.began = time.monotonic()
+        self.spilled = spilled
+        self.sent = 0  # packets that the present stream has had
+        self.payload_bits = self.envelope_bits = self.wire_bytes = self.rejections = 0
+
+    def add(self, one: Packet, digest: bytes) -> None:
+        """One more packet of this sample."""
+        self.packets.append(one)
+        self._messages.append(packet.pack([one], digest))
+
+    def take(self) -> bytes:
+        """The next packet's bytes, which now count as sent."""
+        raw, payload = self._messages[self.sent], len(self.packets[self.sent].payload)
+        self.sent += 1
+        self.payload_bits += 8 * payload
+        self.envelope_bits += 8 * (len(raw) - payload)
+        self.wire_bytes += len(raw)
+        return raw
+
+
+class Outbox:
+    """Samples of one bundle, `steps` packets each where they come step by step."""
+
+    def __init__(self, digest: bytes, steps: int, max_pending: int, spill: Spill | None) -> None:
+        self.digest, self.spill = digest, spill
+        self.changed = threading.Condition()
+        self.pending: OrderedDict[int, Pending] = OrderedDict()
+        self.unsent: deque[int] = deque()
+        self.staged: dict[int, list[Packet]] = {}  # steps of samples that will go to the spill
+        self.answers: deque[Answer] = deque()
+        self.lost: list[int] = []
+        self.trouble = "no answer yet"
+        self.progress = time.monotonic()  # of the last answer, or when waiting for one began
+        self._steps, self._max_pending = steps, max_pending
+
+    def waiting(self) -> list[int]:
+        """Samples without an answer, in memory and in the spill."""
+        return [*self.pending, *(self.spill.waiting if self.spill is not None else ())]
+
+    @property
+    def full(self) -> bool:
+        """Whether memory takes no further sample."""
+        return len(self.pending) >= self._max_pending
+
+    @property
+    def to_disk(self) -> bool:
+        """Whether the next sample goes to the spill: memory is full, or others wait there."""
+        return self.spill is not None and (bool(self.spill.waiting) or self.full)
+
+    def check_new(self, sample: int) -> None:
+        """Raise DataError for a sample that is on its way already."""
+        if sample in self.pending or sample in self.staged:
+            raise DataError(f"sample {sample}: is on its way already")
+        if self.spill is not None and sample in self.spill.waiting:
+            raise DataError(f"sample {sample}: waits in the spill already")
+
+    def begin(self, sample: int) -> None:
+        """Make room in memory for a sample whose packets follow."""
+        if not self.waiting():
+            self.progress = time.monotonic()
+        self.pending[sample] = Pending()
+
+    def add(self, sample: int, one: Packet) -> None:
+        """One packet of a sample that was begun. Rejected meanwhile, it needs no more of them."""
+        entry = self.pending.get(sample)
+        if entry is not None:
+            entry.add(one, self.digest)
+            self.unsent.append(sample)
+            self.changed.notify_all()
+
+    def put(self, packets: list[Packet]) -> None:
+        """A whole sample to the spill; lost where that has no room."""
+        assert self.spill is not None
+        if not self.waiting():
+            self.progress = time.monotonic()
+        if not self.spill.put(packets):
+            log.warning("sample %d is lost: no room in the spill", packets[0].sample)
+            self.trouble = "no room in the spill"
+            self.lost.append(packets[0].sample)
+        self.changed.notify_all()
+
+    def refill(self) -> None:
+        """Bring samples from the spill while memory has room."""
+        while self.spill is not None and not self.full:
+            packets = self.spill.take()
+            if packets is None:
+                return
+            entry = self.pending[packets[0].sample] = Pending(spilled=True)
+            for one in packets:
+                entry.add(one, self.digest)
+            self.unsent.append(packets[0].sample)
+
+    def resend(self) -> None:
+        """All that has no answer has to be sent (again): a new stream begins."""
+        for entry in self.pending.values():
+            entry.sent = 0
+        self.unsent = deque(self.pending)
+
+    def settle(self, answer: wire.Answer) -> None:
+        """An answer came; a copy of one is dropped."""
+        entry = self.pending.pop(answer.sample, None)
+        if entry is None:
+            return
+        self.progress = time.monotonic()
+        self._forget(answer.sample, entry)
+        self.answers.append(
+            Answer(
+                sample=answer.sample,
+                label=answer.label,
+                scores=tuple(answer.scores),
+                server_us=answer.server_us,
+                round_trip_us=int(1e6 * (self.progress - entry.began)),
+                payload_bits=entry.payload_bits,
+                envelope_bits=entry.envelope_bits,
+                wire_bytes=entry.wire_bytes,
+            )
+        )
+
+    def reconsider(self, rejected: wire.Rejected) -> None:
+        """A packet arrived damaged: send its sample again, or count it as lost in the end.
+
+        Raises PacketError where no such sample waits: the damage may have hit the id, so which one
+        to send again is not known, and the stream has to begin afresh.
+        """
+        entry = self.pending.get(rejected.sample)
+        if entry is None:
+            raise PacketError("a packet was damaged on its way")
+        entry.rejections += 1
+        if entry.rejections < MAX_REJECTIONS:
+            entry.sent = 0
+            self.unsent.append(rejected.sample)
+            return
+        log.warning("sample %d is lost: %s", rejected.sample, rejected.reason)
+        del self.pending[rejected.sample]
+        self._forget(rejected.sample, entry)
+        self.trouble = f"it refused them ({rejected.reason})"
+        self.lost.append(rejected.sample)
+
+    def give_up(self) -> None:
+        """Keep what is unanswered in the spill where there is one; the rest is lost."""
+        for sample, entry in self.pending.items():
+            whole = bool(entry.packets) and len(entry.packets) == (
+                self._steps if entry.packets[0].step else 1
+            )
+            if self.spill is None or not whole:
+                self.lost.append(sample)
+            elif not entry.spilled:
+                self.put(entry.packets)
+        self.lost.extend(self.staged)
+        self.staged.clear()
+        self.pending.clear()
+        self.unsent.clear()
+
+    def check_outage(self, server: str, outage_s: float) -> None:
+        """Raise LinkError when samples have waited that long beside a spill, which keeps them."""
+        quiet_s = time.monotonic() - self.progress
+        if self.spill is not None and self.waiting() and quiet_s > outage_s:
+            raise LinkError(
+                f"server {server}: {self.trouble}; unanswered and kept in {self.spill.folder}: "
+                f"{named(self.waiting())}"
+            )
+
+    def _forget(self, sample: int, entry: Pending) -> None:
+        if entry.spilled and self.spill is not None:
+            self.spill.answered(sample)
+
+
+def named(samples: list[int] | tuple[int, ...]) -> str:
+    """Sample ids in words, the first twenty of them."""
+    shown = ", ".join(map(str, samples[:20]))
+    more = f" and {len(samples) - 20} more" if len(samples) > 20 else ""
+    return f"{len(samples)} samples: {shown}{more}" if len(samples) > 1 else f"sample {shown}"
