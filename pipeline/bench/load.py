@@ -43,9 +43,11 @@ class Load:
 
 @dataclass
 class Outcome:
-    """offered: samples that fell due; sent; answered; wrong: with another label than offline;
-    errors: streams that ended badly, samples lost; answered_per_s until the last answer that came
-    while samples were offered; times in ms from when a sample was due to its answer."""
+    """offered: samples that fell due; sent; answered; wrong: with another label than offline.
+
+    errors: streams that ended badly, samples lost; answered_per_s from the start to the last
+    answer; times in ms from when a sample was due to its answer.
+    """
 
     offered: int = 0
     sent: int = 0
@@ -154,10 +156,10 @@ async def run(load: Load) -> Outcome:
         client.outcome.offered = client.outcome.sent + len(client.due)
         for name in ("offered", "sent", "wrong", "errors"):
             setattr(total, name, getattr(total, name) + getattr(client.outcome, name))
-    in_time = [at for client in clients for at in client.answered_at if at <= end]
-    total.answered = sum(len(client.answered_at) for client in clients)
-    if in_time:
-        total.answered_per_s = len(in_time) / (max(in_time) - start)
+    answered_at = [at for client in clients for at in client.answered_at]
+    total.answered = len(answered_at)
+    if answered_at:
+        total.answered_per_s = len(answered_at) / (max(answered_at) - start)
     times_ms = [ms for client in clients for ms in client.times_ms]
     # Sent and never answered: the server took them and lost them.
     total.errors += total.sent - len(times_ms)
