@@ -256,11 +256,16 @@ def _end_of(text: str) -> str:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
+    """Hold Ctrl-C back until the block is done. Only the main thread is ever interrupted."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if held and callable(handler):
+            handler(held[0], None)

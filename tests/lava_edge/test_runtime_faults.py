@@ -221,6 +221,8 @@ def test_simulate_interrupt_at_any_moment_ends_all(edge_path: Path, delay_s: flo
     else:
         time.sleep(delay_s)
     process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # an impatient user: the clean-up must not suffer
     _, stderr = process.communicate(timeout=SOON_S)
     assert "KeyboardInterrupt" in stderr
     run.wait_gone()
