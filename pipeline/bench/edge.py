@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lava_edge import netx_file, reference, stepper
-from lava_edge.runtime import run_netx, simulate
+from lava_edge.runtime import run_netx, simulate, stream
 from pipeline.bench.edge_heads import (
     STEPS,
     BenchHead,
@@ -50,6 +50,7 @@ def run(*, quick: bool = False, rounds: int = ROUNDS) -> dict[str, Any]:
                 ],
                 "by_batch": lambda: bench.by_batch(chain()),
                 "messaging": bench.messaging,
+                "hand_over": bench.hand_over,
                 "heads": lambda: [
                     bench.beside_torch(head) for head in (resnet18_head(), mobilenet_head())
                 ],
@@ -202,6 +203,17 @@ class _Bench:
             "leaf_ms_per_step": 1000 / (full * STEPS),
             "share": full / idle,
         }
+
+    def hand_over(self) -> dict[str, Any]:
+        """Live: from a step's last spike in the simulator to its spikes in the caller's hands."""
+        head = chain()
+        frames = (frame for sample in self._frames(head, 40) for frame in sample)
+        waits = [
+            (time.monotonic_ns() - step.spiked_ns) / 1000
+            for step in stream(self._file(head), frames, STEPS)
+        ]
+        median, late = statistics.median(waits), statistics.quantiles(waits, n=20)[-1]
+        return {"steps": len(waits), "median_us": median, "p95_us": late}
 
     def beside_torch(self, head: BenchHead) -> dict[str, Any]:
         """Leaf and SLAYER in torch on a head that stock NetX cannot say."""
