@@ -210,6 +210,6 @@ def test_simulate_values_above_the_message_bits_raises() -> None:
 @pytest.mark.parametrize("model", ["leaf", "stock"])
 @pytest.mark.timeout(3600)
 def test_random_heads_equal_reference(model: str) -> None:
-    for head in heads(50, first_seed=5000, samples=3, filters=True):
+    for head in heads(100, first_seed=5000, samples=3, filters=True):
         results = simulate(head.graph, head.frames_ntchw, model=model, record="states")
         assert_equal(head.graph, head.frames_ntchw, results)
