@@ -6,11 +6,12 @@ Every error of `splitcore.errors` becomes one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,7 +19,7 @@ from pipeline.console import (
     EXIT_INPUT,
     EXIT_MISMATCH,
     configure_logging,
-    json_on_stdout,
+    own_stdout,
     stderr,
 )
 from splitcore.errors import SpikeBottleNetError
@@ -61,11 +62,13 @@ def _answer(
 
     A result that counts mismatches ends with exit code 1.
     """
-    with json_on_stdout(as_json) as results:
+    if as_json:
+        with own_stdout() as stdout:
+            result = work()
+            stdout.write(json.dumps(result, allow_nan=False) + "\n")
+    else:
         result = work()
-        results.append(result)
-        if not as_json:
-            typer.echo(say(result))
+        typer.echo(say(result))
     if result.get("mismatched_spikes") or result.get("prediction_mismatches"):
         raise typer.Exit(EXIT_MISMATCH)
 
@@ -122,7 +125,8 @@ def verify(
     samples: Samples = None,
     data: Data = None,
     conv: Annotated[
-        str, typer.Option(help="Conv routine of the stock processes: lava, blas or auto.")
+        Literal["auto", "lava", "blas"],
+        typer.Option(help="Conv routine of the stock processes; auto: Lava's own where it can."),
     ] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -140,7 +144,15 @@ def verify(
 def serve(
     bundle: Annotated[list[Path], typer.Argument(help="One or more bundle folders.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 picks one.")] = "127.0.0.1:50061",
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Run the model here or on Ray Serve replicas.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Join this Ray cluster instead of starting one here.")
+    ] = None,
+    ray_replicas: Annotated[
+        tuple[int, int], typer.Option(help="Least and most replicas of a bundle.")
+    ] = (1, 2),
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
@@ -161,7 +173,9 @@ def serve(
     work.run(
         bundle,
         listen=listen,
-        engine=None if engine == "local" else engine,
+        engine=engine,
+        ray_address=ray_address,
+        ray_replicas=ray_replicas,
         token_file=token_file,
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -178,13 +192,22 @@ def edge(
     server: Annotated[str, typer.Option(help="HOST:PORT of a running `serve`.")],
     samples: Samples = None,
     data: Data = None,
-    model: Annotated[str, typer.Option(help="leaf or stock Lava processes.")] = "leaf",
+    model: Annotated[
+        Literal["leaf", "stock"], typer.Option(help="Our fast leaf or stock Lava processes.")
+    ] = "leaf",
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     tls_ca: Annotated[
         Path | None, typer.Option(help="PEM of the CA that signed the server.")
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate of this client.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key of this client.")] = None,
+    tls: Annotated[bool, typer.Option(help="TLS by the system's own authorities.")] = False,
+    insecure: Annotated[
+        bool, typer.Option(help="Allow plaintext to other addresses than loopback.")
+    ] = False,
+    spill: Annotated[
+        Path | None, typer.Option(help="Keep unanswered samples in this file while offline.")
+    ] = None,
     result: Annotated[
         Path | None, typer.Option(help="Also write a result file for `plan` and `report`.")
     ] = None,
@@ -205,6 +228,9 @@ def edge(
             tls_ca=tls_ca,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            tls=tls,
+            insecure=insecure,
+            spill=spill,
             result=result,
         ),
         work.summary,
@@ -266,12 +292,21 @@ def plan(
 def report(
     result: Annotated[list[Path], typer.Argument(help="result.json files.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    link: Annotated[str, typer.Option(help="Link name or JSON file, to decide by.")] = "wifi",
+    profile: Annotated[
+        str | None, typer.Option(help="Profile name or JSON file, to decide by.")
+    ] = None,
+    max_loss: Annotated[float, typer.Option(help="Most accuracy to lose, in points.")] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML page from result files."""
+    """Write one self-contained HTML page from result files; of several cuts, decision first."""
     from pipeline import report as work
 
-    _answer(as_json, lambda: work.run(result, out=out), work.summary)
+    _answer(
+        as_json,
+        lambda: work.run(result, out=out, link=link, profile=profile, max_loss=max_loss),
+        work.summary,
+    )
 
 
 @bench.command("edge")
@@ -309,7 +344,9 @@ def bench_wire(
 @bench.command("serve")
 def bench_serve(
     bundle: BundlePath,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="What serves the model.")
+    ] = "local",
     as_json: Json = False,
 ) -> None:
     """The served tail against the same tail offline, in one run."""

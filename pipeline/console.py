@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -39,28 +38,22 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def json_on_stdout(enabled: bool) -> Iterator[list[dict[str, Any]]]:
-    """Collect one result; with `enabled` stdout carries it alone.
+def own_stdout() -> Iterator[TextIO]:
+    """A stream on stdout that is ours alone.
 
-    Libraries and child processes that print land on stderr meanwhile, because the file descriptor
-    itself is moved.
+    Whatever libraries and child processes print meanwhile lands on stderr, because the file
+    descriptor itself is moved.
     """
-    results: list[dict[str, Any]] = []
-    if not enabled:
-        yield results
-        return
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield results
+        with os.fdopen(kept, "w", encoding="utf-8", closefd=False) as stream:
+            yield stream
     finally:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-    for result in results:
-        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
-    sys.stdout.flush()
 
 
 def configure_logging(verbose: bool) -> None:

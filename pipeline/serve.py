@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 from cloud_server.server import serve
+from pipeline.console import own_stdout
 
 
-def run(bundles: list[Path], *, listen: str, as_json: bool, **options: object) -> None:
+def run(bundles: list[Path], *, listen: str, as_json: bool, **options: Any) -> None:
     """Serve until SIGTERM or Ctrl-C. One line on stdout says the bound address."""
 
-    def ready(address: str) -> None:
-        line = {"listening": address, "bundles": [str(bundle) for bundle in bundles]}
-        print(json.dumps(line) if as_json else f"listening on {address}; stop with Ctrl-C")
-        sys.stdout.flush()
+    with own_stdout() as stdout:  # Ray prints there
 
-    given = {name: value for name, value in options.items() if value not in (None, False)}
-    serve(bundles, listen, ready=ready, **given)  # type: ignore[arg-type]
+        def ready(address: str) -> None:
+            line = {"listening": address, "bundles": [str(bundle) for bundle in bundles]}
+            text = json.dumps(line) if as_json else f"listening on {address}; stop with Ctrl-C"
+            stdout.write(text + "\n")
+            stdout.flush()
+
+        serve(bundles, listen, ready=ready, **options)
