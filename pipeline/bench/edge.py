@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lava_edge import netx_file, reference, stepper
+from lava_edge import compiled_stepper, netx_file, reference, stepper
 from lava_edge.runtime import run_netx, simulate, stream
 from pipeline.bench.edge_heads import (
     STEPS,
@@ -260,7 +260,7 @@ def _sum_row(channels: int, size: int, rate: float) -> dict[str, Any]:
     events = frames[:, None]
     weight = torch.tensor(conv.weight_oihw, dtype=torch.float32)
     images = torch.tensor(frames, dtype=torch.float32).to(memory_format=torch.channels_last)
-    engine = stepper.CompiledStepper(graph, 4)
+    engine = compiled_stepper.CompiledStepper(graph, 4)
 
     def ours() -> None:
         engine.sum_input(4)

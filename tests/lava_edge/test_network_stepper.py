@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
 
-from lava_edge import reference, stepper
+from lava_edge import compiled_stepper, reference, stepper
 from measure.counts import FIELDS, count
 from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif
 from tests.heads import heads
-
-pytest.importorskip("numba")
 
 
 def assert_equals_reference(
@@ -31,7 +29,7 @@ def assert_equals_reference(
 @pytest.mark.parametrize("states", [False, True])
 def test_compiled_stepper_random_heads_equal_reference(threads: int, states: bool) -> None:
     for head in heads(8, first_seed=900 + 50 * threads, samples=5, filters=True):
-        engine = stepper.CompiledStepper(head.graph, 6, states=states, threads=threads)
+        engine = compiled_stepper.CompiledStepper(head.graph, 6, states=states, threads=threads)
         for frames in (head.frames_ntchw, head.frames_ntchw[:1]):
             assert_equals_reference(engine, head.graph, frames, states=states, repeated=False)
         still = np.broadcast_to(head.frames_ntchw[:, :1], head.frames_ntchw.shape)
@@ -69,13 +67,13 @@ def test_compiled_stepper_any_width_equals_reference(channels: int) -> None:
     frames = (rng.random((3, 4, *source.shape)) < 0.3).astype(np.uint8)
     rates = [spikes.mean() for spikes in reference.run(graph, frames).spikes.values()]
     assert all(0.02 < rate < 0.9 for rate in rates), rates
-    engine = stepper.CompiledStepper(graph, 3)
+    engine = compiled_stepper.CompiledStepper(graph, 3)
     assert_equals_reference(engine, graph, frames, states=False, repeated=False)
 
 
 def test_compiled_stepper_silent_input_counts_no_synops_but_updates() -> None:
     graph = _one_layer(Conv(np.full((2, 1, 3, 3), 2)), Input((1, 5, 5)))
-    engine = stepper.CompiledStepper(graph, 1)
+    engine = compiled_stepper.CompiledStepper(graph, 1)
     engine.reset(1)
     for _ in range(3):
         engine.step(np.zeros((1, 1, 5, 5), np.uint8))
@@ -89,7 +87,7 @@ def test_compiled_stepper_spike_then_rest_clears_its_spikes() -> None:
     graph = _one_layer(Identity(100), Input((1, 2, 2)), voltage_decay=4096)
     frames = np.zeros((1, 3, 1, 2, 2), np.uint8)
     frames[0, 0] = 1
-    engine = stepper.CompiledStepper(graph, 1)
+    engine = compiled_stepper.CompiledStepper(graph, 1)
     assert_equals_reference(engine, graph, frames, states=False, repeated=False)
 
 
@@ -115,7 +113,7 @@ def test_build_delays_run_on_numpy_and_equal_reference() -> None:
 
 
 def test_build_without_numba_falls_back_and_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stepper, "kernels", None)
+    monkeypatch.setattr(stepper, "compiled_stepper", None)
     (head,) = heads(1, first_seed=5, samples=2)
     engine = stepper.build(head.graph, 2)
     assert isinstance(engine, stepper.NumpyStepper)
