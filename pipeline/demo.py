@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from lava_edge import netx_file, reference
-from measure import energy, profile
-from pipeline import images, outcome, report
+from measure import profile
+from pipeline import images, outcome, report, results
 from pipeline.console import progress_bar
 from pipeline.edge import EdgeRun, stream
 from pipeline.export import export
-from splitcore import tail
 from splitcore.bundle import Bundle, open_bundle
 from splitcore.errors import LinkError, UsageError
 from training import checkpoint, config, evaluate, loop, slayer_twin
@@ -55,7 +54,7 @@ def run(out: Path) -> dict[str, Any]:
         progress.update(task, advance=1)
     expected = evaluate.answers(trained.model, test.images)
     result = measured(bundle, test, done, expected, comparison)
-    _write(out / RESULT, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    results.save(json.dumps(result, indent=2, allow_nan=False) + "\n", out / RESULT)
     report.write(result, out / REPORT)
     return {**result, "report": str(out / REPORT), "result": str(out / RESULT)}
 
@@ -101,52 +100,16 @@ def measured(
     expected: evaluate.Answers,
     comparison: dict[str, int],
 ) -> dict[str, Any]:
-    """The result with the keys that every report and plan reads."""
-    manifest = bundle.manifest
-    graph = netx_file.load(bundle.edge_path)
-    events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
+    """The outcome of the run, held against the trained model itself and against SLAYER."""
     profiles = [profile.load(name) for name in PROFILES]
-    energies = [
-        (chosen, energy.energy(graph, done.counts, chosen, manifest.steps, events))
-        for chosen in profiles
-    ]
-    feature_bits = 32 * int(np.prod(manifest.feature_shape))
-    payload_bits = done.mean("payload_bits")
-    sample = int(np.argmax(done.code_ntchw.reshape(len(test), -1).sum(axis=1)))
     return {
-        "samples": len(test),
-        "steps": manifest.steps,
+        **outcome.outcome(bundle, test, done, profiles),
         "accuracy_model": evaluate.accuracy(expected.labels_n, test.labels_n),
-        "accuracy_pipeline": evaluate.accuracy(done.labels_n, test.labels_n),
         "spikes": comparison["spikes"],
         "mismatched_spikes": comparison["mismatched"]
         + int((done.code_ntchw != expected.code_ntchw).sum()),
         "prediction_mismatches": int((done.labels_n != expected.labels_n).sum()),
-        "payload_bits_mean": payload_bits,
-        "wire_bytes_mean": done.mean("wire_bytes"),
-        "raw_spike_bits": int(np.prod(manifest.spike_shape)),
-        "feature_bits_fp32": feature_bits,
-        "compression_ratio": feature_bits / payload_bits,
-        "energy_pj": {chosen.name: result.mean_pj() for chosen, result in energies},
-        "details": report.details(
-            manifest,
-            graph,
-            done.counts,
-            energies,
-            test.labels_n,
-            done.labels_n,
-            done.code_ntchw[sample],
-            sample=sample,
-            input_events=events,
-            **outcome.beyond_the_cut(bundle, test, done, profiles, tail.load(bundle.cloud_path)),
-        ),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 def summary(result: dict[str, Any]) -> str:
