@@ -195,6 +195,9 @@ def edge(
     model: Annotated[
         Literal["leaf", "stock"], typer.Option(help="Our fast leaf or stock Lava processes.")
     ] = "leaf",
+    live: Annotated[
+        bool, typer.Option(help="Send each time step's spikes as they appear.")
+    ] = False,
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     tls_ca: Annotated[
         Path | None, typer.Option(help="PEM of the CA that signed the server.")
@@ -224,6 +227,7 @@ def edge(
             samples=samples,
             data=data,
             model=model,
+            live=live,
             token_file=token_file,
             tls_ca=tls_ca,
             tls_cert=tls_cert,

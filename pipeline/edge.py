@@ -16,7 +16,10 @@ from measure import profile
 from measure.counts import Counts, concatenate
 from pipeline import images, outcome, results
 from pipeline.console import progress_bar
+from pipeline.live import LiveRun
+from pipeline.live import run as live_run
 from splitcore.bundle import Bundle, open_bundle
+from splitcore.errors import UsageError
 from training.evaluate import accuracy
 
 PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
@@ -33,11 +36,21 @@ class EdgeRun:
     @property
     def labels_n(self) -> np.ndarray:
         """The cloud's classes."""
-        return np.array([answer.label for answer in self.answers])
+        return labels(self.answers)
 
     def mean(self, field: str) -> float:
         """The mean over samples of a numeric field of the answers."""
-        return float(np.mean([getattr(answer, field) for answer in self.answers]))
+        return mean(self.answers, field)
+
+
+def labels(answers: Sequence[Answer]) -> np.ndarray:
+    """The classes that were answered."""
+    return np.array([answer.label for answer in answers])
+
+
+def mean(answers: Sequence[Answer], field: str) -> float:
+    """The mean of a numeric field of answers."""
+    return float(np.mean([getattr(answer, field) for answer in answers]))
 
 
 def stream(
@@ -78,6 +91,7 @@ def run(
     samples: int | None = None,
     data: str | None = None,
     model: str = "leaf",
+    live: bool = False,
     result: Path | None = None,
     profiles: Sequence[str] = PROFILES,
     **security: Any,
@@ -86,42 +100,58 @@ def run(
     bundle = open_bundle(path)
     priced = [profile.load(name) for name in profiles]
     chosen = images.load(bundle, data, samples)
+    access = {name: value for name, value in security.items() if value is not None}
+    if live and (result is not None or model != "leaf"):
+        raise UsageError("--live runs the leaf and counts no operations: leave --result out")
     with progress_bar() as progress:
         task = progress.add_task("edge", total=len(chosen))
-        done = stream(
-            bundle,
-            chosen.frames_ntchw,
-            server,
-            model=model,
-            advance=lambda: progress.update(task, advance=1),
-            **{name: value for name, value in security.items() if value is not None},
-        )
-    if result is not None:
+
+        def advance() -> None:
+            progress.update(task, advance=1)
+
+        frames = chosen.frames_ntchw
+        if live:
+            done = live_run(bundle, frames, server, advance=advance, **access)
+        else:
+            done = stream(bundle, frames, server, model=model, advance=advance, **access)
+    if result is not None and isinstance(done, EdgeRun):
         found = outcome.outcome(bundle, chosen, done, priced)
         results.save(json.dumps(found, indent=2, allow_nan=False) + "\n", result)
-    return {
+    answers = done.answers
+    found = {
         "bundle": str(path),
         "server": server,
         "model": model,
         "data": chosen.data,
         "samples": len(chosen),
-        "answered": len(done.answers),
-        "accuracy": accuracy(done.labels_n, chosen.labels_n),
+        "answered": len(answers),
+        "accuracy": accuracy(labels(answers), chosen.labels_n),
         "code_spikes": int(done.code_ntchw.sum()),
-        "payload_bits_mean": done.mean("payload_bits"),
-        "envelope_bits_mean": done.mean("envelope_bits"),
-        "wire_bytes_mean": done.mean("wire_bytes"),
-        "server_us_mean": done.mean("server_us"),
-        "round_trip_us_mean": done.mean("round_trip_us"),
+        "payload_bits_mean": mean(answers, "payload_bits"),
+        "envelope_bits_mean": mean(answers, "envelope_bits"),
+        "wire_bytes_mean": mean(answers, "wire_bytes"),
+        "server_us_mean": mean(answers, "server_us"),
+        "round_trip_us_mean": mean(answers, "round_trip_us"),
     }
+    if isinstance(done, LiveRun):
+        median, late = done.hand_over_percentiles_us
+        found["hand_over_us"] = {"median": median, "p95": late}
+    return found
 
 
 def summary(result: dict[str, Any]) -> str:
     """The result in plain lines."""
-    return (
+    text = (
         f"{result['answered']} of {result['samples']} samples of {result['data']} answered by "
         f"{result['server']}, {100 * result['accuracy']:.2f} % right\n"
         f"a sample: {result['payload_bits_mean']:.0f} bits of payload, "
         f"{result['wire_bytes_mean']:.0f} bytes on the wire, "
         f"{result['round_trip_us_mean'] / 1000:.1f} ms there and back"
     )
+    if "hand_over_us" in result:
+        wait = result["hand_over_us"]
+        text += (
+            f"\nfrom a step's last spike to its bytes in the uplink: "
+            f"median {wait['median']:.0f} µs, 95 % within {wait['p95']:.0f} µs"
+        )
+    return text

@@ -55,6 +55,23 @@ def test_edge_connects_to_a_server_that_runs_alone(digits_bundle: Path) -> None:
         assert server.wait(DEADLINE_S) == 0
 
 
+def test_edge_live_sends_step_by_step_and_is_answered_alike(digits_bundle: Path) -> None:
+    port = _free_port()
+    with _server(digits_bundle, port):
+        whole = _result(_edge(digits_bundle, port, "--samples", "12"))
+        live = _result(_edge(digits_bundle, port, "--samples", "12", "--live"))
+    assert live["answered"] == 12
+    assert live["code_spikes"] == whole["code_spikes"] > 0
+    assert live["accuracy"] == whole["accuracy"]
+    assert 0 < live["hand_over_us"]["median"] <= live["hand_over_us"]["p95"]
+
+
+def _result(edge: subprocess.Popen[str]) -> dict:
+    out, err = edge.communicate(timeout=DEADLINE_S)
+    assert edge.returncode == 0, err
+    return json.loads(out)
+
+
 def test_edge_carries_on_after_the_server_was_killed_and_started_again(
     digits_bundle: Path,
 ) -> None:
