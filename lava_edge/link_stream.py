@@ -26,6 +26,9 @@ _FATAL = (
     grpc.StatusCode.UNIMPLEMENTED,
 )
 
+Written = Callable[[int, int, int], None]
+"""Told sample, step (0: all of it) and time.monotonic_ns once a packet's bytes are written."""
+
 
 @dataclass(frozen=True)
 class Broken:
@@ -58,8 +61,16 @@ class LinkStream:
     Its fields, like the outbox, belong to who holds the outbox's condition.
     """
 
-    def __init__(self, outbox: Outbox, greeting: Greeting, on_welcome: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        greeting: Greeting,
+        on_welcome: Callable[[], None],
+        on_written: Written | None = None,
+    ) -> None:
         self._outbox, self._greeting, self._on_welcome = outbox, greeting, on_welcome
+        self._on_written = on_written
+        self._writing: list[tuple[int, int]] = []  # sample and step of the message under way
         self._call: grpc.Call | None = None
         self.welcomed = self.ending = self.cancelled = False
         self.quiet_since = time.monotonic()
@@ -121,6 +132,10 @@ class LinkStream:
         yield packet.pack_hello(self._greeting)
         while (raw := self._next()) is not None:
             yield raw
+            if self._on_written is not None:  # gRPC asks for more once its send has completed
+                written_ns = time.monotonic_ns()
+                for sample, step in self._writing:
+                    self._on_written(sample, step, written_ns)
 
     def _next(self) -> bytes | None:
         with self._outbox.changed:
@@ -136,6 +151,7 @@ class LinkStream:
 
     def _message(self) -> bytes:
         outbox = self._outbox
+        self._writing = []
         parts: list[bytes] = []
         size = 0
         first: Pending | None = None
@@ -149,6 +165,7 @@ class LinkStream:
                     break
                 self._begun += 1
             first = first or entry
+            self._writing.append((entry.packets[entry.sent].sample, entry.packets[entry.sent].step))
             parts.append(entry.take())
             size += len(parts[-1])
         if first is None:

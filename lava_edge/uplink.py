@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from lava_edge.access import Access, check_server, open_channel
-from lava_edge.link_stream import Broken, LinkStream
+from lava_edge.link_stream import Broken, LinkStream, Written
 from lava_edge.outbox import Answer, Outbox, named
 from lava_edge.spill import Spill
 from splitcore import packet
@@ -58,8 +58,9 @@ class Uplink:
     """One link to one server, as a context manager.
 
     Raises LinkError on entry when the server cannot be had (not with a spill: then samples wait on
-    disk) or refuses us, UsageError for an impossible address or file. `access` are the fields of
-    Access: token_file, tls_ca and so on.
+    disk) or refuses us, UsageError for an impossible address or file. on_written is told sample,
+    step (0: all of it) and time.monotonic_ns once gRPC has written a packet's bytes. `access` are
+    the fields of Access: token_file, tls_ca and so on.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class Uplink:
         spill_bytes: int = 256 << 20,
         max_pending: int = 256,
         patience: Patience | None = None,
+        on_written: Written | None = None,
         **access: Any,
     ) -> None:
         self.server = server
+        self._on_written = on_written
         self._access = Access(**access)
         self._metadata = self._access.metadata
         check_server(server, self._access)
@@ -259,7 +262,7 @@ class Uplink:
                 before = self._outbox.progress
                 self._outbox.resend()
                 stream = self._stream = LinkStream(
-                    self._outbox, self._greeting, self._hello_answered
+                    self._outbox, self._greeting, self._hello_answered, self._on_written
                 )
             broken = stream.run(self.server, self._access, self._metadata)
             with self._changed:

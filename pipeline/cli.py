@@ -24,6 +24,8 @@ from pipeline.console import (
 )
 from splitcore.errors import SpikeBottleNetError
 
+MISMATCHES = ("mismatched_spikes", "prediction_mismatches", "spike_mismatches")
+
 app = typer.Typer(
     name="spikebottlenet",
     help="Cut a spiking network between a neuromorphic edge and a PyTorch cloud, run it, and "
@@ -69,7 +71,7 @@ def _answer(
     else:
         result = work()
         typer.echo(say(result))
-    if result.get("mismatched_spikes") or result.get("prediction_mismatches"):
+    if any(result.get(key) for key in MISMATCHES):
         raise typer.Exit(EXIT_MISMATCH)
 
 

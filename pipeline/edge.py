@@ -134,8 +134,8 @@ def run(
         "round_trip_us_mean": mean(answers, "round_trip_us"),
     }
     if isinstance(done, LiveRun):
-        median, late = done.hand_over_percentiles_us
-        found["hand_over_us"] = {"median": median, "p95": late}
+        median, late = done.to_wire_percentiles_us
+        found["to_wire_us"] = {"median": median, "p95": late}
     return found
 
 
@@ -148,10 +148,10 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['wire_bytes_mean']:.0f} bytes on the wire, "
         f"{result['round_trip_us_mean'] / 1000:.1f} ms there and back"
     )
-    if "hand_over_us" in result:
-        wait = result["hand_over_us"]
+    if "to_wire_us" in result:
+        wait = result["to_wire_us"]
         text += (
-            f"\nfrom a step's last spike to its bytes in the uplink: "
+            f"\nfrom a step's last spike to its bytes written by gRPC: "
             f"median {wait['median']:.0f} µs, 95 % within {wait['p95']:.0f} µs"
         )
     return text

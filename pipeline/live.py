@@ -3,13 +3,12 @@
     frames ──(bounded)──> Lava ── step's spikes ──> uplink ──> cloud
        ^ a slow cloud stops the uplink, it the simulator, and that the source
 
-The wait from a step's last spike to its encoded bytes in the uplink's queue is measured.
+The wait from a step's last spike until gRPC has written its encoded bytes is measured.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +22,20 @@ from splitcore.bundle import Bundle
 
 @dataclass(frozen=True, eq=False)
 class LiveRun:
-    """code_ntchw: the spikes that were sent; answers in order; hand_over_us of every step."""
+    """code_ntchw: the spikes that were sent; answers in order.
+
+    to_wire_us: from a step's last spike in the simulator until gRPC's send of its bytes was done.
+    """
 
     code_ntchw: np.ndarray
     answers: tuple[Answer, ...]
-    hand_over_us: tuple[float, ...]
+    to_wire_us: tuple[float, ...]
 
     @property
-    def hand_over_percentiles_us(self) -> tuple[float, float]:
+    def to_wire_percentiles_us(self) -> tuple[float, float]:
         """Median and 95th percentile."""
-        cuts = statistics.quantiles(self.hand_over_us, n=20, method="inclusive")
-        return statistics.median(self.hand_over_us), cuts[-1]
+        cuts = statistics.quantiles(self.to_wire_us, n=20, method="inclusive")
+        return statistics.median(self.to_wire_us), cuts[-1]
 
 
 def run(
@@ -50,14 +52,21 @@ def run(
     """
     manifest = bundle.manifest
     code = np.zeros((len(frames_ntchw), *manifest.spike_shape), dtype=np.uint8)
-    waits: list[float] = []
+    spiked_ns: dict[tuple[int, int], int] = {}
+    written_ns: dict[tuple[int, int], int] = {}
+
+    def on_written(sample: int, step: int, at_ns: int) -> None:
+        written_ns.setdefault((sample, step), at_ns)
+
     frames = (frame for sample in frames_ntchw for frame in sample)
-    with Uplink(server, bundle, **access) as uplink:
+    with Uplink(server, bundle, on_written=on_written, **access) as uplink:
         for step in stream(bundle.edge_path, frames, manifest.steps):
+            spiked_ns[step.sample, step.step + 1] = step.spiked_ns
             uplink.send_step(step.sample, step.step + 1, step.code_chw)
-            waits.append((time.monotonic_ns() - step.spiked_ns) / 1000)
             code[step.sample, step.step] = step.code_chw
             if step.step + 1 == manifest.steps:
                 advance()
         answers = {answer.sample: answer for answer in uplink.answers()}
-    return LiveRun(code, tuple(answers[i] for i in range(len(frames_ntchw))), tuple(waits))
+    # The answer to the last step may overtake gRPC's word that it was written.
+    waits = tuple((at_ns - spiked_ns[key]) / 1000 for key, at_ns in written_ns.items())
+    return LiveRun(code, tuple(answers[i] for i in range(len(frames_ntchw))), waits)

@@ -63,7 +63,7 @@ def test_edge_live_sends_step_by_step_and_is_answered_alike(digits_bundle: Path)
     assert live["answered"] == 12
     assert live["code_spikes"] == whole["code_spikes"] > 0
     assert live["accuracy"] == whole["accuracy"]
-    assert 0 < live["hand_over_us"]["median"] <= live["hand_over_us"]["p95"]
+    assert 0 < live["to_wire_us"]["median"] <= live["to_wire_us"]["p95"]
 
 
 def _result(edge: subprocess.Popen[str]) -> dict:
