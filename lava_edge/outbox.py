@@ -82,7 +82,7 @@ class Outbox:
         self.unsent: deque[int] = deque()
         self.staged: dict[int, list[Packet]] = {}  # steps of samples that will go to the spill
         self.answers: deque[Answer] = deque()
-        self.lost: list[int] = []
+        self.lost: dict[int, str] = {}  # why, by sample, in order
         self.trouble = "no answer yet"
         self.progress = time.monotonic()  # of the last answer, or when waiting for one began
         self._steps, self._max_pending = steps, max_pending
@@ -129,8 +129,7 @@ class Outbox:
             self.progress = time.monotonic()
         if not self.spill.put(packets):
             log.warning("sample %d is lost: no room in the spill", packets[0].sample)
-            self.trouble = "no room in the spill"
-            self.lost.append(packets[0].sample)
+            self.lost[packets[0].sample] = "no room in the spill"
         self.changed.notify_all()
 
     def refill(self) -> None:
@@ -187,8 +186,7 @@ class Outbox:
         log.warning("sample %d is lost: %s", rejected.sample, rejected.reason)
         del self.pending[rejected.sample]
         self._forget(rejected.sample, entry)
-        self.trouble = f"it refused them ({rejected.reason})"
-        self.lost.append(rejected.sample)
+        self.lost[rejected.sample] = f"it refused them ({rejected.reason})"
 
     def give_up(self) -> None:
         """Keep what is unanswered in the spill where there is one; the rest is lost."""
@@ -197,10 +195,10 @@ class Outbox:
                 self._steps if entry.packets[0].step else 1
             )
             if self.spill is None or not whole:
-                self.lost.append(sample)
+                self.lost[sample] = self.trouble
             elif not entry.spilled:
                 self.put(entry.packets)
-        self.lost.extend(self.staged)
+        self.lost.update(dict.fromkeys(self.staged, self.trouble))
         self.staged.clear()
         self.pending.clear()
         self.unsent.clear()
@@ -224,3 +222,9 @@ def named(samples: list[int] | tuple[int, ...]) -> str:
     shown = ", ".join(map(str, samples[:20]))
     more = f" and {len(samples) - 20} more" if len(samples) > 20 else ""
     return f"{len(samples)} samples: {shown}{more}" if len(samples) > 1 else f"sample {shown}"
+
+
+def told(lost: list[tuple[int, str]]) -> str:
+    """Lost samples in words, together where one reason took them."""
+    reasons = dict.fromkeys(why for _, why in lost)
+    return "; ".join(f"{why}; lost {named([s for s, w in lost if w == why])}" for why in reasons)

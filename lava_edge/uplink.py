@@ -26,7 +26,7 @@ import numpy as np
 
 from lava_edge.access import Access, check_server, open_channel
 from lava_edge.link_stream import Broken, LinkStream, Written
-from lava_edge.outbox import Answer, Outbox, named
+from lava_edge.outbox import Answer, Outbox, named, told
 from lava_edge.spill import Spill
 from splitcore import packet
 from splitcore.bundle import Bundle
@@ -251,9 +251,10 @@ class Uplink:
     def _tell_lost(self) -> None:
         if self._failure is not None:
             raise self._failure
-        untold, self._told = self._outbox.lost[self._told :], len(self._outbox.lost)
+        untold = list(self._outbox.lost.items())[self._told :]
+        self._told = len(self._outbox.lost)
         if untold:
-            raise LinkError(f"server {self.server}: {self._outbox.trouble}; lost {named(untold)}")
+            raise LinkError(f"server {self.server}: {told(untold)}")
 
     def _keep_connected(self) -> None:
         failures = 0
@@ -292,7 +293,7 @@ class Uplink:
         outbox = self._outbox
         already = len(outbox.lost)
         outbox.give_up()
-        lost = outbox.lost[already:]
+        lost = list(outbox.lost)[already:]
         self._told = len(outbox.lost)
         kept = outbox.spill.waiting if outbox.spill is not None else ()
         what = f"server {self.server}: {why}"

@@ -3,6 +3,7 @@
 ```sh                 run as it stands, in a folder that holds demo_out/ as the demo leaves it
     ```sh fresh-clone     needs a clone with nothing set up; tested is that it names make targets
 ```yaml file=NAME     written to NAME before the blocks of the same page run
+    ```python             a sketch, parsed; its imports are done
 """
 
 import json
@@ -98,6 +99,11 @@ def test_documents_hold_commands_that_are_run():
 def test_block_is_of_a_kind_that_is_checked(block):
     if block.language == "json":
         json.loads(block.text)
+    elif block.language == "python":  # a sketch: it parses, and what it imports is there
+        compile(block.text, name_of(block), "exec")
+        for line in block.text.splitlines():
+            if line.startswith(("import ", "from ")):
+                exec(line)
     elif block.language == "yaml":
         assert re.fullmatch(r"file=[\w.]+", block.option)
     else:

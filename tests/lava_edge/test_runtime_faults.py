@@ -176,8 +176,10 @@ def test_stream_closed_early_leaves_nothing() -> None:
     tap.opened.set()
 
 
+# A shell that starts its jobs in the background has them ignore Ctrl-C: undone here.
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from lava_edge.runtime import simulate
 
