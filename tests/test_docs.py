@@ -1,9 +1,9 @@
 """What README and docs tell a reader to type is run here, block by block, on a small bundle.
 
-```sh                 run as it stands, in a folder that holds demo_out/ as the demo leaves it
-    ```sh fresh-clone     needs a clone with nothing set up; tested is that it names make targets
+```sh                 run as it stands (but for the port), in a folder with a demo_out/bundle
+```sh fresh-clone     needs a clone with nothing set up; tested is that it names make targets
 ```yaml file=NAME     written to NAME before the blocks of the same page run
-    ```python             a sketch, parsed; its imports are done
+```python             a sketch, parsed; its imports are done
 """
 
 import json
