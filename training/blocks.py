@@ -19,6 +19,7 @@ Tensors are (T·N, C, H, W), time slowest: time is folded into the batch.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from splitcore.errors import ConfigError
 from splitcore.graph import (
     BIAS_MAX,
     DECAY_UNITY,
@@ -208,6 +210,8 @@ class SpikingLayer(torch.nn.Module):
         ]
         if self.identity:
             limits.append(float(WEIGHT_MAX))
+        if not all(math.isfinite(limit) for limit in limits):
+            raise ConfigError("recipe: weights are no longer finite; lower learning_rate")
         return max(2.0, 2.0 * int(min(limits) / 2))
 
     def _state_limit(

@@ -101,7 +101,9 @@ def fit(
                     progress.update(task, advance=1)
             row = {name: value / batches for name, value in sums.items()}
             if not math.isfinite(row["total"]):
-                raise ConfigError(f"recipe: loss is {row['total']} in epoch {epoch + 1}; lower it")
+                raise ConfigError(
+                    f"recipe: loss is {row['total']} in epoch {epoch + 1}; lower learning_rate"
+                )
             answers = evaluate.answers(model, dataset.validation.images)
             row["validation_accuracy"] = evaluate.accuracy(
                 answers.labels_n, dataset.validation.labels_n

@@ -67,6 +67,11 @@ def test_fit_resumed_after_an_interrupt_ends_where_it_would_have(
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+def test_fit_that_diverges_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lower"):
+        loop.fit(_config(learning_rate=10, weight_decay=1000), _dataset(), tmp_path)
+
+
 def test_fit_over_an_existing_run_is_refused(tmp_path: Path) -> None:
     loop.fit(_config(epochs=1), _dataset(), tmp_path)
     with pytest.raises(ConfigError, match="--resume"):
