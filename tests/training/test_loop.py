@@ -1,5 +1,6 @@
 """Training: the same seed the same weights, resume goes on exactly, bad configs are refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,15 @@ import yaml
 from splitcore.errors import ConfigError, DataError
 from training import checkpoint, config, loop
 from training.data.dataset import Dataset, Split
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """More threads may add in another order, and other weights would follow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _dataset(seed: int = 0) -> Dataset:
