@@ -47,8 +47,8 @@ def fit(
 ) -> Trained:
     """Train, writing checkpoint and TensorBoard curves into the folder `out`.
 
-    resume goes on from the checkpoint there; without it an existing one is an error. On one
-    thread the same config and data give the same weights; with more, sums may come in another order.
+    resume goes on from the checkpoint there; without it an existing one is an error. On one thread
+    the same config and data give the same weights; with more, sums may come in another order.
     """
     recipe = config.recipe
     torch.manual_seed(recipe.seed)

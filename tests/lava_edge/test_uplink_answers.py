@@ -78,8 +78,8 @@ def test_modelled_wire_bytes_are_those_that_a_socket_carries(bundle):
             measured = relay.up_bytes - before
     assert first > 0
     assert modelled <= measured
-    # Beyond the model: what each answer can draw from HTTP/2, a window update and a ping's echo. How
-    # many share one is a matter of timing, so the bound is one of each a sample.
+    # Beyond the model: what each answer can draw from HTTP/2, a window update and a ping's echo.
+    # How many share one is a matter of timing, so the bound is one of each a sample.
     window_update_bytes, ping_bytes = 9 + 4, 9 + 8
     assert measured - modelled <= 300 * (window_update_bytes + ping_bytes)
 
