@@ -19,7 +19,7 @@ from lava_edge.runtime import simulate
 from pipeline import images
 from pipeline.console import progress_bar
 from splitcore import tail as tail_file
-from splitcore.bundle import Bundle, open_bundle
+from splitcore.bundle import Bundle, Probe, open_bundle
 from splitcore.graph import Graph
 from training import slayer_twin
 
@@ -38,13 +38,10 @@ def run(
     if conv == "auto":
         conv = "lava" if _channel_pairs(graph) <= LAVA_CONV_PAIRS else "blas"
     tail = TailEngine(tail_file.load(bundle.cloud_path), bundle.manifest.steps)
-    probe = _probe(bundle, graph, tail)
+    stored = bundle.probe()
+    probe = _probe(stored, graph, tail)
     if samples is None and data is None:
-        stored = bundle.probe()
-        source, frames = "probe", stored.frames_nchw
-        frames = np.broadcast_to(
-            frames[:, None], (len(frames), bundle.manifest.steps, *frames.shape[1:])
-        )
+        source, frames = "probe", stored.frames_ntchw
     else:
         chosen = images.load(bundle, data, samples)
         source, frames = chosen.data, chosen.frames_ntchw
@@ -69,17 +66,12 @@ def _channel_pairs(graph: Graph) -> int:
     return pairs
 
 
-def _probe(bundle: Bundle, graph: Graph, tail: TailEngine) -> dict[str, int]:
+def _probe(stored: Probe, graph: Graph, tail: TailEngine) -> dict[str, int]:
     """Reference and tail against what the trained model gave at export."""
-    stored = bundle.probe()
-    count, steps = len(stored.frames_nchw), bundle.manifest.steps
-    frames = np.broadcast_to(
-        stored.frames_nchw[:, None], (count, steps, *stored.frames_nchw.shape[1:])
-    )
-    code = reference.run(graph, frames).spikes[graph.output.name]
+    code = reference.run(graph, stored.frames_ntchw).spikes[graph.output.name]
     scores = tail(code)
     return {
-        "samples": count,
+        "samples": len(stored.frames_nchw),
         "mismatched_spikes": int((code != stored.code_ntchw).sum()),
         "prediction_mismatches": int(
             (scores.argmax(axis=1) != stored.scores_nk.argmax(axis=1)).sum()

@@ -85,6 +85,13 @@ class Probe:
     scores_nk: np.ndarray
     labels_n: np.ndarray
 
+    @property
+    def frames_ntchw(self) -> np.ndarray:
+        """The frames as they enter in each time step of the code: a read-only view."""
+        count, steps = self.code_ntchw.shape[:2]
+        shape = self.frames_nchw.shape[1:]
+        return np.broadcast_to(self.frames_nchw[:, None], (count, steps, *shape))
+
 
 @dataclass(frozen=True)
 class Bundle:
