@@ -81,7 +81,7 @@ class TailEngine:
                 for current in layer.currents:
                     if self._last_use[current.source] == layer.name:
                         events.pop(current.source, None)
-        return events[graph.output.name]
+        return events[graph.output_name]
 
     def _layer(self, layer: Lif, events: dict[str, torch.Tensor], count: int) -> torch.Tensor:
         drive: torch.Tensor | None = None

@@ -63,7 +63,7 @@ def prove(path: Path, graph: Graph, probe: Probe) -> None:
     written = netx_file.load(path)
     if found := difference(graph, written):
         raise NetxError(f"{path}: the file does not hold the network: {found}")
-    code = reference.run(written, probe.frames_ntchw).spikes[written.output.name]
+    code = reference.run(written, probe.frames_ntchw).spikes[written.output_name]
     if mismatched := int(np.count_nonzero(code != probe.code_ntchw)):
         raise BundleError(
             f"{path}: {mismatched} of {code.size} code spikes are not those that the trained "

@@ -171,7 +171,7 @@ def _settings(model: str, steps: int, bits: int | None, **others: Any) -> dict[s
 
 def _pipeline_samples(graph: Graph, steps: int) -> int:
     """Samples that a pipeline of one step a layer holds before the first one leaves it."""
-    return -(-graph.depth[graph.output.name] // steps)
+    return -(-graph.depth[graph.output_name] // steps)
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -36,7 +36,7 @@ def network(path: Path, graph: Graph, steps: int, channel: Channel) -> Any:
         shape=graph.output_shape,
         steps=steps,
         layer=len(graph.layers) - 1,
-        depth=graph.depth[graph.output.name],
+        depth=graph.depth[graph.output_name],
         channel=channel,
     )
     loaded.out.reshape(tap.spikes.shape).connect(tap.spikes)

@@ -208,7 +208,7 @@ class Terms:
         columns = []
         for index, layer in enumerate(self.graph.layers):
             consumers = sum(current.source == layer.name for _, current in self.graph.currents())
-            consumers += layer is self.graph.output  # the link
+            consumers += layer.name == self.graph.output_name  # the link
             messages = consumers * self.spikes[:, index]
             messages = messages + self.input_events * sum(
                 current.source == self.graph.input.name for current in layer.currents

@@ -89,7 +89,7 @@ def compare(bundle: Bundle, frames_ntchw: np.ndarray, lava_code: np.ndarray) -> 
     truth = reference.run(graph, frames_ntchw).spikes
     slayer = slayer_twin.run(graph, frames_ntchw)
     mismatched = sum(int((slayer[name] != truth[name]).sum()) for name in truth)
-    mismatched += int((lava_code != truth[graph.output.name]).sum())
+    mismatched += int((lava_code != truth[graph.output_name]).sum())
     return {"spikes": sum(int(spikes.sum()) for spikes in truth.values()), "mismatched": mismatched}
 
 

@@ -74,7 +74,7 @@ def details(
         "layers": layer_means(graph, counts),
         "energy": records,
         "dense": [asdict(dense_energy(graph, twin)) for twin in twins],
-        "depth": graph.depth[graph.output.name],
+        "depth": graph.depth[graph.output_name],
         "rate_times_steps": rate_times_steps(graph, counts),
         "codec": codec,
         "classes": classes,

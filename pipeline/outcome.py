@@ -40,7 +40,7 @@ def outcome(
     manifest = bundle.manifest
     graph = netx_file.load(bundle.edge_path, manifest.input_bits or None)
     cloud = tail.load(bundle.cloud_path)
-    expected = reference.run(graph, test.frames_ntchw).spikes[graph.output.name]
+    expected = reference.run(graph, test.frames_ntchw).spikes[graph.output_name]
     expected_labels = _labels(cloud, expected)
     events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
     energies = [
@@ -100,7 +100,7 @@ def beyond_the_cut(
     found = {
         "encode_us": encode_us,
         "cloud_us": done.mean("server_us"),
-        "cloud_depth": cloud.graph.depth[cloud.graph.output.name],
+        "cloud_depth": cloud.graph.depth[cloud.graph.output_name],
         "cloud_energy_pj": {
             each.name: energy.energy(cloud.graph, counts, each, steps, events).mean_pj()
             for each in profiles
@@ -113,7 +113,7 @@ def beyond_the_cut(
 
 
 def _labels(cloud: Tail, code_ntchw: np.ndarray) -> np.ndarray:
-    spikes = reference.run(cloud.graph, code_ntchw).spikes[cloud.graph.output.name]
+    spikes = reference.run(cloud.graph, code_ntchw).spikes[cloud.graph.output_name]
     return cloud.scores(spikes).argmax(axis=1)
 
 

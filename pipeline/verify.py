@@ -68,7 +68,7 @@ def _channel_pairs(graph: Graph) -> int:
 
 def _probe(stored: Probe, graph: Graph, tail: TailEngine) -> dict[str, int]:
     """Reference and tail against what the trained model gave at export."""
-    code = reference.run(graph, stored.frames_ntchw).spikes[graph.output.name]
+    code = reference.run(graph, stored.frames_ntchw).spikes[graph.output_name]
     scores = tail(code)
     return {
         "samples": len(stored.frames_nchw),
@@ -96,7 +96,7 @@ def _compare(
             for name in names:
                 spikes[name] += int(truth.spikes[name].sum())
                 mismatched["slayer"] += int((slayer[name] != truth.spikes[name]).sum())
-            expected = tail(slayer[graph.output.name]).argmax(axis=1)
+            expected = tail(slayer[graph.output_name]).argmax(axis=1)
             for engine in ("leaf", "stock"):
                 results = simulate(
                     bundle.edge_path, chunk, model=engine, conv=conv, record="states"

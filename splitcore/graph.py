@@ -250,15 +250,16 @@ class Lif:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """An input and its layers, sources before targets. Raises GraphError if they do not fit."""
+    """An input and its layers, sources before targets. Raises GraphError if they do not fit.
+
+    Without layers the input's events are the output: the cloud half behind the last layer's cut.
+    """
 
     input: Input
     layers: tuple[Lif, ...]
     shapes: dict[str, Shape] = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise GraphError("graph: expected at least one layer")
         shapes: dict[str, Shape] = {self.input.name: self.input.shape}
         for layer in self.layers:
             if layer.name in shapes:
@@ -284,14 +285,14 @@ class Graph:
         object.__setattr__(self, "shapes", shapes)
 
     @property
-    def output(self) -> Lif:
-        """The layer whose spikes leave the graph."""
-        return self.layers[-1]
+    def output_name(self) -> str:
+        """The layer whose spikes leave the graph, or the input where there is none."""
+        return self.layers[-1].name if self.layers else self.input.name
 
     @property
     def output_shape(self) -> Shape:
-        """Shape (C, H, W) of the output layer."""
-        return self.shapes[self.output.name]
+        """Shape (C, H, W) of what leaves the graph."""
+        return self.shapes[self.output_name]
 
     def currents(self) -> Iterator[tuple[Lif, Current]]:
         """Every current with the layer it drives, in order."""

@@ -71,7 +71,7 @@ def random_code(count: int, seed: int = 1, rate: float = 0.3) -> np.ndarray:
 
 def expected_scores(tail: Tail, code_ntchw: np.ndarray) -> np.ndarray:
     """What the numpy reference makes of the code."""
-    return tail.scores(reference.run(tail.graph, code_ntchw).spikes[tail.graph.output.name])
+    return tail.scores(reference.run(tail.graph, code_ntchw).spikes[tail.graph.output_name])
 
 
 def make_bundle(out: Path, seed: int = 0, name: str = "tiny") -> Bundle:

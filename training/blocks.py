@@ -137,8 +137,13 @@ class NormedConv(torch.nn.Module):
         scale = self.gain * torch.rsqrt(self.var + EPS)
         return self.weight * self.per_output(scale), self.shift - self.mean * scale
 
-    def convolve(self, events: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """The synaptic sums of whole events (M, C, H, W) and even weights, in the events' dtype."""
+    def convolve(
+        self, events: torch.Tensor, weight: torch.Tensor, gradient: torch.dtype
+    ) -> torch.Tensor:
+        """The synaptic sums of whole events (M, C, H, W) and even weights, in the events' dtype.
+
+        gradient: the dtype that gradients may be convolved in; the sums do not depend on it.
+        """
         if self.transpose:
             return F.conv_transpose2d(
                 events,
@@ -148,7 +153,7 @@ class NormedConv(torch.nn.Module):
                 output_padding=self.output_padding,
             )
         stride, padding = (self.stride, self.stride), (self.padding, self.padding)
-        return byte_conv(events, weight, stride, padding, self.groups)
+        return byte_conv(events, weight, stride, padding, self.groups, gradient)
 
     def observe(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel."""
@@ -279,7 +284,7 @@ class SpikingLayer(torch.nn.Module):
                 unit = torch.where(unit.abs() < 1e-9, 1e-9, unit)
             weight = round_even(conv.weight * conv.per_output(unit))
             unit = unit * self.input_max
-            sums.append(conv.convolve(source.to(dtype), weight))
+            sums.append(conv.convolve(source.to(dtype), weight, dtype))
             # Batch norm does not see the unit of its input, except beside its epsilon.
             norms.append(BatchNorm(conv.gain * unit.sign(), EPS * unit * unit, conv.mean * unit))
             units.append(unit)
@@ -298,9 +303,10 @@ class SpikingLayer(torch.nn.Module):
 
     def _forward_integers(self, *events: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         integers = self.folded()
+        gradient = torch.float32 if self.precise else fast_dtype(events[0].device)
         with torch.autocast(events[0].device.type, enabled=False):  # sums must stay exact
             sums = [
-                conv.convolve(source.float(), weight)
+                conv.convolve(source.float(), weight, gradient)
                 for conv, weight, source in zip(self.convs, integers.weights, events, strict=False)
             ]
         spikes, rate, _ = normed_lif(

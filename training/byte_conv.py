@@ -71,10 +71,11 @@ class _ByteConv(torch.autograd.Function):
         weight: torch.Tensor,
         stride: Pair,
         padding: Pair,
+        gradient: torch.dtype,
     ) -> torch.Tensor:
         assert kernels is not None
         ctx.save_for_backward(events, weight)
-        ctx.geometry = stride, padding
+        ctx.geometry, ctx.gradient = (stride, padding), gradient
         levels = kernels.to_bytes(kernels.channels_last(events))
         half = (weight * 0.5).to(torch.int8)
         return _byte_sums(levels, half, stride, padding, events.dtype)
@@ -82,25 +83,33 @@ class _ByteConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor):  # type: ignore[override]
         events, weight = ctx.saved_tensors
-        stride, padding = ctx.geometry
+        (stride, padding), low = ctx.geometry, ctx.gradient
         grad_events, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad, events, weight.to(events.dtype), None, stride, padding, (1, 1), False, (0, 0),
-            1, (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
+            grad.to(low), events.to(low), weight.to(low), None, stride, padding, (1, 1), False,
+            (0, 0), 1, (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
         )  # fmt: skip
+        if grad_events is not None:
+            grad_events = grad_events.to(events.dtype)
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        return grad_events, grad_weight, None, None
+        return grad_events, grad_weight, None, None, None
 
 
 def byte_conv(
-    events: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, groups: int
+    events: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Pair,
+    padding: Pair,
+    groups: int,
+    gradient: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Sums (M, O, H, W) in the dtype of the events.
 
     events: whole numbers 0 … 255; weight OIHW: even integers −256 … 254. Float32 sums are exact.
+    gradient: the dtype that the gradient is convolved in; that of the events where it is None.
     """
     if groups == 1 and kernels is not None and kernels.supports(events) and _trusted():
-        sums = _ByteConv.apply(events, weight, stride, padding)
+        sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype)
         assert sums is not None
         return sums
     # Grouped convolutions are bound by memory, and no faster in bytes.

@@ -15,9 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from splitcore.errors import ConfigError
+from splitcore.errors import ConfigError, DataError
+from splitcore.splits import backbone_named
 from training import config as configuration
+from training.baselines.split_ann import SplitAnn, without_codec
 from training.config import Config
+from training.data.dataset import Dataset
 from training.model import SplitModel
 
 FORMAT = "spikebottlenet-checkpoint-1"
@@ -39,12 +42,28 @@ class Checkpoint:
     optimiser_groups: list[dict[str, Any]]
 
     def model(self) -> SplitModel:
-        """The model with the checkpoint's weights."""
+        """The spiking model with the checkpoint's weights. Raises ConfigError for an ANN."""
+        if self.config.model.neuron != "lif":
+            raise ConfigError(f"{self.path}: an ANN (neuron: relu), expected a spiking model")
         model = self.config.build(self.image_shape, len(self.classes))
         self._into(model)
         return model
 
-    def _into(self, model: SplitModel) -> None:
+    def network(self) -> SplitModel | SplitAnn:
+        """The model of either kind with the checkpoint's weights."""
+        if self.config.model.neuron == "lif":
+            return self.model()
+        channels, height, width = self.image_shape
+        ann = without_codec(
+            backbone_named(self.config.model.backbone),
+            width=self.config.model.width,
+            image_shape=(channels, height, width),
+            classes=len(self.classes),
+        )
+        self._into(ann)
+        return ann
+
+    def _into(self, model: torch.nn.Module) -> None:
         prefix = "model."
         state = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
         try:
@@ -53,9 +72,16 @@ class Checkpoint:
             first = " ".join(str(error).split())[:200]
             raise ConfigError(f"{self.path}: weights do not fit its config ({first})") from None
 
+    def require(self, config: Config, dataset: Dataset) -> None:
+        """Raise ConfigError or DataError unless a run of this config can go on from here."""
+        if self.config != config:
+            raise ConfigError(f"{self.path}: was trained with another config; choose another --out")
+        if self.data_digest != dataset.digest:
+            raise DataError(f"{self.path}: was trained on other images than {dataset.name}")
+
     def restore(
         self,
-        model: SplitModel,
+        model: torch.nn.Module,
         optimiser: torch.optim.Optimizer,
         generators: dict[str, torch.Generator],
     ) -> None:
@@ -81,18 +107,18 @@ def save(
     data_digest: str,
     epoch: int,
     history: list[dict[str, float]],
-    model: SplitModel,
-    optimiser: torch.optim.Optimizer,
-    generators: dict[str, torch.Generator],
+    model: torch.nn.Module,
+    optimiser: torch.optim.Optimizer | None = None,
+    generators: dict[str, torch.Generator] | None = None,
 ) -> None:
-    """Replace the file at `path` by this state."""
+    """Replace the file at `path` by this state; without an optimiser nothing can go on from it."""
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    state = optimiser.state_dict()
+    state = {"state": {}, "param_groups": []} if optimiser is None else optimiser.state_dict()
     for index, entry in state["state"].items():
         for name, value in entry.items():
             tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value).cpu().contiguous()
     tensors["random.torch"] = torch.get_rng_state()
-    for name, generator in generators.items():
+    for name, generator in (generators or {}).items():
         tensors[f"random.{name}"] = generator.get_state()
     header = {
         "config": config.model_dump(mode="json"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +15,7 @@ from training.model import BottleneckConfig, SplitModel
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=0, le=1e3)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -31,9 +32,14 @@ class Data(_Strict):
 
 
 class Model(_Strict):
-    """The backbone and its neurons. width: channels of the stem."""
+    """The backbone and its neurons. width: channels of the stem.
+
+    neuron: "lif", or "relu" for the ordinary network (ANN) of the same shape, which is neither cut
+    nor exported: it begins and teaches spiking runs and stands beside them.
+    """
 
     backbone: str
+    neuron: Literal["lif", "relu"] = "lif"
     width: Annotated[int, Field(ge=4, le=1024)]
     steps: Annotated[int, Field(ge=1, le=256)] = 4
     input_bits: Annotated[int, Field(ge=0, le=8)] = 6
@@ -43,10 +49,10 @@ class Model(_Strict):
 
 
 class Bottleneck(_Strict):
-    """Where the network is cut and how narrow the cut is."""
+    """Where the network is cut and how narrow the cut is; without channels spikes go as is."""
 
     split: str
-    channels: Annotated[int, Field(ge=1, le=4096)]
+    channels: Annotated[int, Field(ge=1, le=4096)] | None = None
     stride: Annotated[int, Field(ge=1, le=16)] = 1
     kernel: Annotated[int, Field(ge=1, le=15)] = 3
 
@@ -59,39 +65,74 @@ class Augment(_Strict):
     cutout: Annotated[int, Field(ge=0, le=256)] = 0
 
 
+class Distillation(_Strict):
+    """Learning from a teacher's scores (Hinton et al. 2015, arXiv 1503.02531).
+
+    weight: share of the loss that compares with the teacher instead of the label; temperature: what
+    both sides' scores are divided by.
+    """
+
+    weight: Unit = 0.7
+    temperature: Annotated[float, Field(gt=0, le=100)] = 2.0
+
+
 class Recipe(_Strict):
     """How it is trained.
 
+    one_step_epochs: the first epochs, which run a single time step: T times cheaper.
+    codec_epochs: the first epochs, in which encoder, decoder and readout learn alone.
     folded_epochs: the last epochs, which train on the frozen, folded integers themselves.
+    frozen_edge_views: 0, or the edge's blocks stay as they began, and their spikes are computed
+    once, for so many augmented views of each image: many codes at one cut become cheap.
+    optimiser: see training.optimise; adamw_rate: what "muon" leaves to AdamW learns at this rate.
     step_loss: weight of the loss of every step's running answer, so that early steps answer too.
     rate_penalty: times the mean firing rate of the edge layers; energy as a knob.
     code_penalty: times the entropy of the code in bits a spike position; sent bits as a knob.
     """
 
     epochs: Count
+    one_step_epochs: Annotated[int, Field(ge=0)] = 0
+    codec_epochs: Annotated[int, Field(ge=0)] = 0
     folded_epochs: Annotated[int, Field(ge=1)] = 1
+    frozen_edge_views: Annotated[int, Field(ge=0, le=64)] = 0
     batch_size: Count = 64
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
+    adamw_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
     weight_decay: Penalty = 1e-3
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     step_loss: Unit = 0.0
     rate_penalty: Penalty = 0.0
     code_penalty: Penalty = 0.0
+    distillation: Distillation = Distillation()
     augment: Augment = Augment()
     seed: int = 0
 
 
 class Config(_Strict):
-    """A whole run; `name` becomes the name of its bundle."""
+    """A whole run; `name` becomes the name of its bundle.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    start, teacher: names of other configs in the same folder; the run begins with the weights of
+    the first and learns from the scores of the second. Without a bottleneck it is not cut.
+    """
+
+    name: Name
     data: Data = Data()
     model: Model
-    bottleneck: Bottleneck
+    bottleneck: Bottleneck | None = None
     recipe: Recipe
+    start: Name | None = None
+    teacher: Name | None = None
+
+    @property
+    def split(self) -> str:
+        """Where it is cut: behind the last block where no bottleneck says otherwise."""
+        if self.bottleneck is not None:
+            return self.bottleneck.split
+        return backbone_named(self.model.backbone).blocks[-1].name
 
     def build(self, image_shape: tuple[int, ...], classes: int) -> SplitModel:
-        """The untrained model for samples of this shape, (C, H, W) or (T, C, H, W)."""
+        """The untrained spiking model for samples of this shape, (C, H, W) or (T, C, H, W)."""
         model, neck = self.model, self.bottleneck
         if len(image_shape) == 4 and (image_shape[0] != model.steps or model.input_bits):
             raise ConfigError(
@@ -101,10 +142,13 @@ class Config(_Strict):
         if len(image_shape) == 3 and not model.input_bits:
             raise ConfigError("model.input_bits: pixels need at least 1 bit")
         channels, height, width = image_shape[-3:]
+        squeeze = None
+        if neck is not None and neck.channels is not None:
+            squeeze = BottleneckConfig(neck.channels, neck.stride, neck.kernel)
         return SplitModel(
             backbone_named(model.backbone),
-            split=neck.split,
-            bottleneck=BottleneckConfig(neck.channels, neck.stride, neck.kernel),
+            split=self.split,
+            bottleneck=squeeze,
             width=model.width,
             input_shape=(channels, height, width),
             input_bits=model.input_bits,
@@ -122,13 +166,41 @@ def parse(raw: Any, where: str) -> Config:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
         raise ConfigError(f"{where}: {field}: {first['msg']}") from None
-    backbone_named(config.model.backbone).index(config.bottleneck.split)
-    if config.recipe.folded_epochs > config.recipe.epochs:
-        raise ConfigError(
-            f"{where}: recipe.folded_epochs: {config.recipe.folded_epochs} of "
-            f"{config.recipe.epochs} epochs"
-        )
+    backbone_named(config.model.backbone).index(config.split)
+    _check(config, where)
     return config
+
+
+def _check(config: Config, where: str) -> None:
+    """What one field says of another. Raises ConfigError naming the field."""
+    recipe, neck = config.recipe, config.bottleneck
+    for name in ("folded_epochs", "one_step_epochs", "codec_epochs"):
+        if getattr(recipe, name) > recipe.epochs:
+            raise ConfigError(
+                f"{where}: recipe.{name}: {getattr(recipe, name)} of {recipe.epochs} epochs"
+            )
+    squeezed = neck is not None and neck.channels is not None
+    for wrong, field, text in (
+        (config.model.neuron == "relu" and neck, "bottleneck", "an ANN (neuron: relu) is not cut"),
+        (recipe.codec_epochs and not squeezed, "recipe.codec_epochs", "there is no codec to train"),
+        (
+            neck and not squeezed and {"stride", "kernel"} & neck.model_fields_set,
+            "bottleneck.channels",
+            "stride and kernel need a number of channels",
+        ),
+        (
+            (recipe.codec_epochs or recipe.frozen_edge_views) and not config.start,
+            "start",
+            "codec_epochs and frozen_edge_views need a trained run to begin with",
+        ),
+        (
+            recipe.frozen_edge_views and (recipe.one_step_epochs or recipe.rate_penalty),
+            "recipe.frozen_edge_views",
+            "one_step_epochs and rate_penalty would have to change the frozen edge",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(f"{where}: {field}: {text}")
 
 
 def load(path: Path) -> Config:

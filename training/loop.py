@@ -1,4 +1,9 @@
-"""The training loop: float epochs, then epochs on the folded integers, a checkpoint after each."""
+"""The training loop, a checkpoint after each epoch.
+
+one-step epochs   a single time step (optional), then all T
+codec epochs      encoder, decoder and readout alone (optional), then everything that may change
+float epochs      batch statistics; the last epochs run the folded integers themselves
+"""
 
 from __future__ import annotations
 
@@ -12,18 +17,18 @@ import torch
 from rich.progress import Progress
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from splitcore.errors import ConfigError, DataError
-from training import checkpoint, evaluate
-from training.blocks import Norm
-from training.config import Config
-from training.data.augment import augment
+from splitcore.errors import ConfigError
+from training import checkpoint, evaluate, optimise, start
+from training.baselines.split_ann import SplitAnn
+from training.batches import Batch, Batches, Fresh, Frozen
+from training.blocks import Norm, NormedConv
+from training.config import Config, Recipe
 from training.data.dataset import Dataset
 from training.losses import Terms, loss
 from training.model import SplitModel
+from training.teacher import Teacher
 
 log = logging.getLogger(__name__)
-
-WARM_UP = 0.15  # share of the steps in which the learning rate rises
 
 
 @dataclass(frozen=True)
@@ -41,60 +46,55 @@ def fit(
     dataset: Dataset,
     out: Path,
     *,
+    parent: SplitModel | SplitAnn | None = None,
+    teacher: SplitModel | SplitAnn | None = None,
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Trained:
     """Train, writing checkpoint and TensorBoard curves into the folder `out`.
 
-    resume goes on from the checkpoint there; without it an existing one is an error. On one thread
-    the same config and data give the same weights; with more, sums may come in another order.
+    parent: the trained model of `config.start`; teacher: that of `config.teacher`. resume goes on
+    from the checkpoint there; without it an existing one is an error. On one thread the same config
+    and data give the same weights; with more, sums may come in another order.
     """
     recipe = config.recipe
     torch.manual_seed(recipe.seed)
     model = config.build(dataset.image_shape, len(dataset.classes)).to(device)
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
+    if parent is not None:
+        start.begin(model, parent, str(config.start))
+    optimiser = optimise.optimiser_of(model.parameters(), recipe)
+    peaks = optimise.peaks(optimiser)
     order = torch.Generator().manual_seed(recipe.seed)
     generators = {"order": order}
     path = out / checkpoint.FILE
     done, history = 0, []
     if resume:
         found = checkpoint.load(path)
-        if found.config != config:
-            raise ConfigError(f"{path}: was trained with another config; choose another --out")
-        if found.data_digest != dataset.digest:
-            raise DataError(f"{path}: was trained on other images than {dataset.name}")
+        found.require(config, dataset)
         found.restore(model, optimiser, generators)
         done, history = found.epoch, found.history
     elif path.exists():
         raise ConfigError(f"{path}: exists; go on with --resume or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
 
+    guide = None if teacher is None else Teacher(teacher, device)
+    source: Batches = Fresh(config, dataset.train, guide, device)
+    if recipe.frozen_edge_views:
+        source = Frozen(config, dataset.train, model, guide, device, progress)
     batches = max(1, len(dataset.train) // recipe.batch_size)
     total = recipe.epochs * batches
     task = progress.add_task("train", total=total, completed=done * batches) if progress else None
     with SummaryWriter(str(out)) as writer:
         for epoch in range(done, recipe.epochs):
-            folded = epoch >= recipe.epochs - recipe.folded_epochs
-            model.set_norm(Norm.FOLDED if folded else Norm.FLOAT)
-            model.train()
+            _enter(model, config, epoch)
             sums: dict[str, float] = {}
             permutation = torch.randperm(len(dataset.train), generator=order).numpy()
             noise = np.random.default_rng((recipe.seed, epoch))
             for index in range(batches):
-                rate = _learning_rate(recipe.learning_rate, epoch * batches + index, total)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
+                optimise.schedule(optimiser, peaks, epoch * batches + index, total)
                 chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
-                terms = _step(model, optimiser, config, dataset, chosen, noise, device)
+                terms = _step(model, optimiser, source.batch(chosen, epoch, noise), recipe)
                 for name in Terms.__dataclass_fields__:
                     sums[name] = sums.get(name, 0.0) + float(getattr(terms, name))
                 if progress is not None and task is not None:
@@ -132,35 +132,36 @@ def fit(
     return Trained(model, path, history[-1]["validation_accuracy"], history)
 
 
-def _learning_rate(peak: float, step: int, total: int) -> float:
-    """Linear rise, then half a cosine to zero."""
-    rise = max(1, int(WARM_UP * total))
-    if step < rise:
-        return peak * (step + 1) / rise
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+def _enter(model: SplitModel, config: Config, epoch: int) -> None:
+    """Put the model into the state of this epoch: steps, norms, and what may change."""
+    recipe = config.recipe
+    model.set_steps(1 if epoch < recipe.one_step_epochs else config.model.steps)
+    folded = epoch >= recipe.epochs - recipe.folded_epochs
+    model.set_norm(Norm.FOLDED if folded else Norm.FLOAT)
+    model.train()
+    codec_alone = epoch < recipe.codec_epochs
+    for part, frozen in (
+        (model.edge, codec_alone or recipe.frozen_edge_views > 0),
+        (model.cloud, codec_alone),
+    ):
+        part.train(not frozen)
+        for conv in part.modules():
+            if isinstance(conv, NormedConv):
+                conv.requires_grad_(not frozen)
 
 
 def _step(
-    model: SplitModel,
-    optimiser: torch.optim.Optimizer,
-    config: Config,
-    dataset: Dataset,
-    chosen: np.ndarray,
-    noise: np.random.Generator,
-    device: str,
+    model: SplitModel, optimiser: torch.optim.Optimizer, batch: Batch, recipe: Recipe
 ) -> Terms:
-    images = dataset.train.images[chosen]
-    change = config.recipe.augment
-    if change.padding or change.flip or change.cutout:
-        images = augment(
-            images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout
-        )
-    frames = torch.from_numpy(evaluate.levels(images, config.model.input_bits)).to(device)
-    labels = torch.from_numpy(dataset.train.labels_n[chosen]).to(device)
-    code = model.encode(frames)
+    if batch.features is not None:
+        features = batch.features
+    else:
+        assert batch.frames is not None
+        features = model.features(batch.frames)
+    code = model.squeeze(features)
     rates = [layer.rate for layer in model.edge_layers() if layer.rate is not None]
-    edge_rate = torch.stack(rates).mean()
-    terms = loss(model.decode(code), labels, code, edge_rate, config.recipe)
+    edge_rate = torch.stack(rates).mean() if rates else torch.zeros((), device=code.device)
+    terms = loss(model.decode(code), batch.labels_n, code, edge_rate, recipe, batch.teacher_nk)
     optimiser.zero_grad()
     terms.total.backward()
     optimiser.step()

@@ -12,10 +12,11 @@ from training.config import Recipe
 
 @dataclass(frozen=True)
 class Terms:
-    """The weighted sum and its parts, each a scalar tensor."""
+    """The weighted sum and its parts, each a scalar tensor; teacher is 0 without one."""
 
     total: torch.Tensor
     answer: torch.Tensor
+    teacher: torch.Tensor
     steps: torch.Tensor
     rate: torch.Tensor
     code_bits: torch.Tensor
@@ -27,12 +28,22 @@ def code_entropy(code_mchw: torch.Tensor) -> torch.Tensor:
     return -(rate * rate.log2() + (1 - rate) * (1 - rate).log2()).mean()
 
 
+def divergence(
+    scores_nk: torch.Tensor, teacher_nk: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """KL divergence from the teacher's softened answer, times temperature² (arXiv 1503.02531)."""
+    ours = F.log_softmax(scores_nk / temperature, dim=-1)
+    theirs = F.log_softmax(teacher_nk / temperature, dim=-1)
+    return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
+
+
 def loss(
     scores_tnk: torch.Tensor,
     labels_n: torch.Tensor,
     code_mchw: torch.Tensor,
     edge_rate: torch.Tensor,
     recipe: Recipe,
+    teacher_nk: torch.Tensor | None = None,
 ) -> Terms:
     """All terms; edge_rate is the mean firing rate of the edge layers."""
     answer = F.cross_entropy(scores_tnk.mean(0), labels_n, label_smoothing=recipe.label_smoothing)
@@ -44,10 +55,15 @@ def loss(
         running.flatten(0, 1), labels_n.repeat(steps), label_smoothing=recipe.label_smoothing
     )
     code_bits = code_entropy(code_mchw)
+    labels = (1 - recipe.step_loss) * answer + recipe.step_loss * early
+    teacher, share = torch.zeros_like(answer), 0.0
+    if teacher_nk is not None:
+        share = recipe.distillation.weight
+        teacher = divergence(scores_tnk.mean(0), teacher_nk, recipe.distillation.temperature)
     total = (
-        (1 - recipe.step_loss) * answer
-        + recipe.step_loss * early
+        (1 - share) * labels
+        + share * teacher
         + recipe.rate_penalty * edge_rate
         + recipe.code_penalty * code_bits
     )
-    return Terms(total, answer, early, edge_rate, code_bits)
+    return Terms(total, answer, teacher, early, edge_rate, code_bits)

@@ -2,6 +2,7 @@
 
     pixels ── edge blocks ── encoder ──(code spikes)── decoder ── cloud blocks ── mean ── scores
 
+Without a bottleneck there is no encoder and no decoder: the spikes at the cut are the code.
 `forward` takes levels (N, C, H, W) or events (N, T, C, H, W) and returns scores for each step;
 `encode` and `decode` are the two halves on real spikes.
 """
@@ -34,7 +35,8 @@ class BottleneckConfig:
 class SplitModel(torch.nn.Module):
     """A backbone cut at one of its split points.
 
-    input_shape (C, H, W), input_bits of the graded pixels (0: binary events), steps T.
+    bottleneck: None sends the features as they are. input_shape (C, H, W), input_bits of the
+    graded pixels (0: binary events), steps T.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class SplitModel(torch.nn.Module):
         backbone: Backbone,
         *,
         split: str,
-        bottleneck: BottleneckConfig,
+        bottleneck: BottleneckConfig | None,
         width: int,
         input_shape: Shape,
         input_bits: int,
@@ -51,7 +53,7 @@ class SplitModel(torch.nn.Module):
         neuron: NeuronConfig,
     ) -> None:
         super().__init__()
-        self.backbone, self.split, self.steps = backbone, split, steps
+        self.backbone, self.split = backbone, split
         self.input = Input(input_shape, input_bits)
         cut = backbone.index(split)
         blocks = list(
@@ -66,44 +68,44 @@ class SplitModel(torch.nn.Module):
         self.edge = torch.nn.ModuleDict(dict(blocks[:cut]))
         self.cloud = torch.nn.ModuleDict(dict(blocks[cut:]))
         self.feature_shape = self._shape_after(self.edge)
-        features, height, width_px = self.feature_shape
-        out = [
-            (size + 2 * (bottleneck.kernel // 2) - bottleneck.kernel) // bottleneck.stride + 1
-            for size in (height, width_px)
-        ]
-        if min(out) < 1 or bottleneck.kernel % 2 == 0:
-            raise ConfigError(
-                f"bottleneck: kernel {bottleneck.kernel} (odd) and stride {bottleneck.stride} do "
-                f"not fit features of {height}×{width_px} at {split}"
-            )
-        self.code_shape: Shape = (bottleneck.channels, out[0], out[1])
-        self.encoder = SpikingLayer(
-            [
-                NormedConv(
-                    features, bottleneck.channels, bottleneck.kernel, stride=bottleneck.stride
-                )
-            ],
-            neuron,
-        )
-        padding = bottleneck.kernel // 2
-        missing = tuple(
-            size - ((small - 1) * bottleneck.stride - 2 * padding + bottleneck.kernel)
-            for size, small in zip((height, width_px), out, strict=True)
-        )
-        self.decoder = SpikingLayer(
-            [
-                NormedConv(
-                    bottleneck.channels,
-                    features,
-                    bottleneck.kernel,
-                    stride=bottleneck.stride,
-                    output_padding=(missing[0], missing[1]) if bottleneck.stride > 1 else None,
-                )
-            ],
-            neuron,
-        )
+        self.code_shape: Shape = self.feature_shape
+        self.encoder: SpikingLayer | None = None
+        self.decoder: SpikingLayer | None = None
+        if bottleneck is not None:
+            self._squeeze(bottleneck, neuron)
         last = backbones.scaled(backbone.blocks[-1].channels, backbone, width)
         self.readout = torch.nn.Linear(last, classes)
+        self.set_steps(steps)
+
+    def _squeeze(self, bottleneck: BottleneckConfig, neuron: NeuronConfig) -> None:
+        """Put encoder and decoder in at the cut."""
+        (features, height, width), kernel = self.feature_shape, bottleneck.kernel
+        padding, stride = kernel // 2, bottleneck.stride
+        out = [(size + 2 * padding - kernel) // stride + 1 for size in (height, width)]
+        if min(out) < 1 or kernel % 2 == 0:
+            raise ConfigError(
+                f"bottleneck: kernel {kernel} (odd) and stride {stride} do not fit features of "
+                f"{height}×{width} at {self.split}"
+            )
+        self.code_shape = (bottleneck.channels, out[0], out[1])
+        squeeze = NormedConv(features, bottleneck.channels, kernel, stride=stride)
+        missing = tuple(
+            size - ((small - 1) * stride - 2 * padding + kernel)
+            for size, small in zip((height, width), out, strict=True)
+        )
+        restore = NormedConv(
+            bottleneck.channels,
+            features,
+            kernel,
+            stride=stride,
+            output_padding=(missing[0], missing[1]) if stride > 1 else None,
+        )
+        self.encoder = SpikingLayer([squeeze], neuron)
+        self.decoder = SpikingLayer([restore], neuron)
+
+    def set_steps(self, steps: int) -> None:
+        """Run this many time steps from now on; the weights know no number of steps."""
+        self.steps = steps
         for layer in self.spiking_layers():
             layer.steps = steps
 
@@ -118,7 +120,7 @@ class SplitModel(torch.nn.Module):
     def edge_layers(self) -> list[SpikingLayer]:
         """The layers of the edge half, the encoder last."""
         edge = [module for module in self.edge.modules() if isinstance(module, SpikingLayer)]
-        return [*edge, self.encoder]
+        return edge if self.encoder is None else [*edge, self.encoder]
 
     def set_norm(self, norm: Norm) -> None:
         """Switch how every layer normalises while it trains."""
@@ -132,16 +134,24 @@ class SplitModel(torch.nn.Module):
         events = frames.transpose(0, 1).flatten(0, 1).float()
         return events.contiguous(memory_format=torch.channels_last)
 
-    def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """Code spikes (T·N, C, H, W) of the edge half."""
+    def features(self, frames: torch.Tensor) -> torch.Tensor:
+        """Spikes (T·N, C, H, W) of the last edge block, before the encoder."""
         events = self._events(frames)
         for block in self.edge.values():
             events = block(events)
-        return self.encoder(events)
+        return events
+
+    def squeeze(self, features: torch.Tensor) -> torch.Tensor:
+        """Code spikes of the spikes that `features` gives."""
+        return features if self.encoder is None else self.encoder(features)
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Code spikes (T·N, C, H, W) of the edge half."""
+        return self.squeeze(self.features(frames))
 
     def decode(self, code: torch.Tensor) -> torch.Tensor:
         """Scores for each step (T, N, classes) of code spikes (T·N, C, H, W)."""
-        events = self.decoder(code)
+        events = code if self.decoder is None else self.decoder(code)
         for block in self.cloud.values():
             events = block(events)
         rate = events.float().mean((2, 3))
@@ -153,9 +163,11 @@ class SplitModel(torch.nn.Module):
 
     def lower(self) -> tuple[Graph, Tail]:
         """The two halves as integer records; a copy, nothing is approximated."""
-        edge = _lower(self.edge, self.input, ("encoder", self.encoder))
+        last = None if self.encoder is None else ("encoder", self.encoder)
+        first = None if self.decoder is None else ("decoder", self.decoder)
+        edge = _lower(self.edge, self.input, last=last)
         code = Input(self.code_shape, name="code")
-        cloud = _lower(self.cloud, code, first=("decoder", self.decoder))
+        cloud = _lower(self.cloud, code, first=first)
         weight = self.readout.weight.detach().cpu().numpy()
         return edge, Tail(cloud, weight, self.readout.bias.detach().cpu().numpy())
 

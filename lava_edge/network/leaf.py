@@ -89,8 +89,8 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
         if (self.time_step - 1) % self._steps == 0:
             self._stepper.reset(self._size)
         self._stepper.step(frames.astype(np.uint16))
-        self._late.append(self._stepper.spikes(self._graph.output.name).astype(np.int32))
-        if len(self._late) > self._graph.depth[self._graph.output.name]:
+        self._late.append(self._stepper.spikes(self._graph.output_name).astype(np.int32))
+        if len(self._late) > self._graph.depth[self._graph.output_name]:
             spikes = self._late.popleft().transpose(0, 3, 2, 1)
         else:
             spikes = np.zeros((self._size, *self._graph.output_shape[::-1]), dtype=np.int32)
@@ -121,7 +121,7 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
     def _send_step(self, channel: Channel, step: int) -> None:
         spiked_ns = time.monotonic_ns()
         packed = np.zeros((1, packed_size(self._graph.output_shape)), dtype=np.uint8)
-        self._stepper.pack(self._graph.output.name, packed, 0)
+        self._stepper.pack(self._graph.output_name, packed, 0)
         channel.write(
             Kind.STEP,
             packed.tobytes(),

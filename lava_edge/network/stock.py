@@ -71,7 +71,7 @@ class StockEdgeNetwork(AbstractSubProcessModel):
                     states = self._adopt("states", StateTap(**tap))
                     states.current.connect_var(lif.u)
                     states.voltage.connect_var(lif.v)
-        self._outs[self._graph.output.name].connect(proc.out_ports.out)
+        self._outs[self._graph.output_name].connect(proc.out_ports.out)
 
     def _adopt(self, name: str, process: Child) -> Child:
         # Lava finds the children of a sub-process model through its attributes.

@@ -120,12 +120,12 @@ class _Bench:
         results = simulate(self._file(head), self._frames(head, samples), batch=batch)
         codes = (result.code_tchw for result in results)
         skip = batch if batch < samples else 0
-        return _codes_rate(codes, head.spikes[head.graph.output.name], skip)
+        return _codes_rate(codes, head.spikes[head.graph.output_name], skip)
 
     def _stock_rate(self, head: BenchHead) -> tuple[float, int]:
         frames = np.stack(list(self._frames(head, STOCK_SAMPLES)))
         codes = run_netx(self._file(head), frames)
-        return _codes_rate(codes, head.spikes[head.graph.output.name], 0)
+        return _codes_rate(codes, head.spikes[head.graph.output_name], 0)
 
     def main(self, rounds: int) -> dict[str, Any]:
         """Ten 3×3 layers of 32×32×16, all sides, and every layer's spikes."""

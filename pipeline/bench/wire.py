@@ -60,7 +60,7 @@ def reference_codes(bundle: Bundle, data: str | None, samples: int) -> tuple[str
         task = progress.add_task("code spikes", total=len(frames))
         for start in range(0, len(frames), CHUNK):
             chunk = frames[start : start + CHUNK]
-            parts.append(reference.run(graph, chunk).spikes[graph.output.name])
+            parts.append(reference.run(graph, chunk).spikes[graph.output_name])
             progress.advance(task, len(chunk))
     return chosen.data, np.concatenate(parts)
 

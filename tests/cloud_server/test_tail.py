@@ -19,7 +19,7 @@ def test_spikes_of_random_tail_equal_the_reference(seed):
     for name, spikes in expected.items():
         assert 0 < spikes.mean() < 1, name  # a silent or saturated layer would prove nothing
     found = TailEngine(tail, STEPS).spikes(code)
-    assert (found == expected[tail.graph.output.name]).all()
+    assert (found == expected[tail.graph.output_name]).all()
 
 
 @pytest.mark.parametrize("current_decay", [1, 777, 4095, 4096])

@@ -21,7 +21,7 @@ from splitcore.graph import Graph
 
 def _run(graph: Graph, frames_ntchw: np.ndarray, stock: bool, batch: int = 1) -> np.ndarray:
     count, steps, *shape = frames_ntchw.shape
-    delay = graph.depth[graph.output.name]
+    delay = graph.depth[graph.output_name]
     rounds = count // batch
     # (rounds, batch, T, C, H, W) -> batch, W, H, C, time
     data = frames_ntchw.reshape(rounds, batch, steps, *shape).transpose(1, 5, 4, 3, 0, 2)

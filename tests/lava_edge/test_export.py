@@ -37,7 +37,7 @@ def cloud(shape=(3, 6, 6)) -> Tail:
 def probe_of(graph: Graph) -> Probe:
     images = np.random.default_rng(0).integers(0, 256, (4, 1, 6, 6)).astype(np.uint8)
     frames = direct_code(images, graph.input.message_bits, STEPS)
-    code = reference.run(graph, frames).spikes[graph.output.name]
+    code = reference.run(graph, frames).spikes[graph.output_name]
     assert 0.05 < code.mean() < 0.95
     return Probe(frames[:, 0], code, cloud().scores(code), np.arange(4))
 

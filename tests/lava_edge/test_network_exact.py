@@ -28,7 +28,7 @@ def assert_equal(graph: Graph, frames: np.ndarray, results: Iterator[SampleResul
             np.testing.assert_array_equal(result.spikes[name], trace.spikes[name][index])
             np.testing.assert_array_equal(result.voltage[name], trace.voltage[name][index])
             np.testing.assert_array_equal(result.current[name], trace.current[name][index])
-        np.testing.assert_array_equal(result.code_tchw, trace.spikes[graph.output.name][index])
+        np.testing.assert_array_equal(result.code_tchw, trace.spikes[graph.output_name][index])
         for name in FIELDS:
             assert (getattr(result.counts, name)[0] == getattr(exact, name)[index]).all(), name
         seen += 1
@@ -102,7 +102,7 @@ def test_leaf_file_and_generator_equal_reference(tmp_path: Path) -> None:
 
 def test_stock_netx_chain_equals_reference() -> None:
     (head,) = heads(1, first_seed=60, samples=4, depth=3, residual=False, dense=False)
-    expected = reference.run(head.graph, head.frames_ntchw).spikes[head.graph.output.name]
+    expected = reference.run(head.graph, head.frames_ntchw).spikes[head.graph.output_name]
     codes = list(run_netx(head.graph, head.frames_ntchw))
     np.testing.assert_array_equal(np.stack(codes), expected)
 
@@ -110,7 +110,7 @@ def test_stock_netx_chain_equals_reference() -> None:
 def test_stream_steps_come_in_order_and_no_frame_is_taken_ahead() -> None:
     (head,) = heads(1, first_seed=9, samples=3)
     samples, steps = head.frames_ntchw.shape[:2]
-    code = reference.run(head.graph, head.frames_ntchw).spikes[head.graph.output.name]
+    code = reference.run(head.graph, head.frames_ntchw).spikes[head.graph.output_name]
     taken = 0
 
     def camera() -> Iterator[np.ndarray]:

@@ -159,7 +159,7 @@ def test_file_in_stock_netx_gives_the_reference_spikes(cases, name):
     for layer, spikes in trace.spikes.items():
         assert 0.01 < spikes.mean() < 0.99, f"{layer} is silent or saturated"
     stock = np.load(folder / f"{name}.out.npy")
-    assert np.count_nonzero(stock != trace.spikes[case.graph.output.name]) == 0
+    assert np.count_nonzero(stock != trace.spikes[case.graph.output_name]) == 0
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -177,7 +177,7 @@ def test_file_of_extension_in_slayer_auto_is_refused_on_opening(cases):
 def test_file_of_stock_slayer_gives_the_trained_spikes(cases):
     folder, found = cases
     case = found["trained"]
-    ours = reference.run(case.graph, case.frames).spikes[case.graph.output.name]
+    ours = reference.run(case.graph, case.frames).spikes[case.graph.output_name]
     assert np.count_nonzero(ours != np.load(folder / "trained.slayer.npy")) == 0
     assert any(layer.bias.any() for layer in case.graph.layers)
 
@@ -217,7 +217,7 @@ def test_chains_here_cover_bias_filters_groups_dense_and_graded_input():
 
 def test_delays_of_slayer_delay_the_output_as_ours_delay_the_synapse(cases):
     case = cases[1]["delays"]
-    ours = reference.run(case.graph, case.frames).spikes[case.graph.output.name]
+    ours = reference.run(case.graph, case.frames).spikes[case.graph.output_name]
     assert np.count_nonzero(ours != Chain.of(case.graph).spikes(case.frames)) == 0
 
 
@@ -265,7 +265,7 @@ def test_file_of_stock_input_with_neuron_in_the_simulator_gives_the_trained_spik
 def test_file_in_the_fast_leaf_gives_the_reference_spikes(cases, name):
     folder, found = cases
     case = found[name]
-    expected = reference.run(case.graph, case.frames).spikes[case.graph.output.name]
+    expected = reference.run(case.graph, case.frames).spikes[case.graph.output_name]
     results = simulate(folder / f"{name}.net", case.frames, model="leaf")
     assert np.count_nonzero(np.stack([each.code_tchw for each in results]) != expected) == 0
 

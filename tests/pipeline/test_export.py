@@ -19,8 +19,8 @@ def test_export_of_a_run_holds_the_trained_model(digits_run: Path, digits_bundle
     bundle = open_bundle(digits_bundle)
     graph, cloud = netx_file.load(bundle.edge_path), tail.load(bundle.cloud_path)
     test = images.load(bundle, None, None)
-    code = reference.run(graph, test.frames_ntchw).spikes[graph.output.name]
-    scores = cloud.scores(reference.run(cloud.graph, code).spikes[cloud.graph.output.name])
+    code = reference.run(graph, test.frames_ntchw).spikes[graph.output_name]
+    scores = cloud.scores(reference.run(cloud.graph, code).spikes[cloud.graph.output_name])
     trained = evaluate.answers(checkpoint.load(digits_run).model(), test.images)
     assert np.array_equal(code, trained.code_ntchw)
     assert np.array_equal(scores.argmax(axis=1), trained.labels_n)

@@ -22,8 +22,8 @@ def finished(digits_bundle):
     test = images.load(bundle, None, SAMPLES)
     graph, cloud = netx_file.load(bundle.edge_path), tail.load(bundle.cloud_path)
     spikes = reference.run(graph, test.frames_ntchw).spikes
-    code = spikes[graph.output.name]
-    late = reference.run(cloud.graph, code).spikes[cloud.graph.output.name]
+    code = spikes[graph.output_name]
+    late = reference.run(cloud.graph, code).spikes[cloud.graph.output_name]
     scores = cloud.scores(late)
     answers = tuple(
         Answer(

@@ -57,7 +57,7 @@ def test_lowered_backbone_equals_model_and_stock_slayer(name: str) -> None:
     assert _mismatches(trace.spikes, slayer_twin.run(graph, frames)) == 0
     answers = evaluate.answers(model, images)
     assert np.array_equal(answers.code_ntchw, trace.spikes["encoder"])
-    cloud = reference.run(tail.graph, answers.code_ntchw).spikes[tail.graph.output.name]
+    cloud = reference.run(tail.graph, answers.code_ntchw).spikes[tail.graph.output_name]
     np.testing.assert_allclose(tail.scores(cloud), answers.scores_nk, atol=1e-5)
 
 

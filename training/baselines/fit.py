@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,13 +11,23 @@ import torch.nn.functional as F
 from rich.progress import Progress
 
 from splitcore.errors import ConfigError
+from training import optimise
 from training.baselines.split_ann import SplitAnn
+from training.checkpoint import Checkpoint
 from training.config import Recipe
 from training.data.augment import augment
 from training.data.dataset import Split
 from training.lif import fast_dtype
 
-WARM_UP = 0.15  # share of the steps in which the learning rate rises, as in training.loop
+
+@dataclass(frozen=True)
+class Epoch:
+    """What has been reached at the end of an epoch; order draws the next one's batches."""
+
+    index: int
+    loss: float
+    optimiser: torch.optim.Optimizer
+    order: torch.Generator
 
 
 def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -31,6 +42,8 @@ def fit(
     recipe: Recipe,
     *,
     only: Iterable[torch.nn.Parameter] | None = None,
+    begin: Checkpoint | None = None,
+    after: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
     name: str = "baseline",
 ) -> list[float]:
@@ -38,33 +51,24 @@ def fit(
 
     only: the parameters to change, such as a codec's before everything is tuned together; what
     belongs to spikes in the recipe (folded_epochs, penalties, step_loss) has no meaning here.
+    begin: where an earlier run of this recipe stopped; after: called at the end of each epoch.
     """
     if train.images.ndim != 4:
         raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
     torch.manual_seed(recipe.seed)
     device = next(model.parameters()).device
-    chosen = [p for p in (model.parameters() if only is None else only) if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in chosen if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in chosen if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
+    optimiser = optimise.optimiser_of(model.parameters() if only is None else only, recipe)
+    peaks = optimise.peaks(optimiser)
     batches = max(1, len(train) // recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        recipe.learning_rate,
-        total_steps=recipe.epochs * batches,
-        pct_start=WARM_UP,
-        cycle_momentum=False,
-    )
     order = torch.Generator().manual_seed(recipe.seed)
     low = fast_dtype(device)
     task = progress.add_task(name, total=recipe.epochs * batches) if progress else None
-    losses = []
+    losses, done = [], 0
+    if begin is not None:
+        begin.restore(model, optimiser, {"order": order})
+        done = begin.epoch
     model.train()
-    for epoch in range(recipe.epochs):
+    for epoch in range(done, recipe.epochs):
         noise = np.random.default_rng((recipe.seed, epoch))
         permutation = torch.randperm(len(train), generator=order).numpy()
         total = 0.0
@@ -80,12 +84,14 @@ def fit(
             with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
                 scores = model(as_input(images, device))
             loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
+            optimise.schedule(optimiser, peaks, epoch * batches + index, recipe.epochs * batches)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            schedule.step()
             total += float(loss.detach())
             if progress is not None and task is not None:
                 progress.update(task, advance=1)
         losses.append(total / batches)
+        if after is not None:
+            after(Epoch(epoch, losses[-1], optimiser, order))
     return losses

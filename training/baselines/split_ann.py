@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from splitcore.splits import Backbone
+from training.backbones import scaled
+from training.baselines.ann import ann_blocks
 from training.baselines.codec import FeatureCodec
 from training.baselines.jpeg import JpegUpload
 
@@ -62,3 +65,18 @@ class SplitAnn(torch.nn.Module):
                 return Answers(tuple(label.to_bytes(size, "big") for label in classes), scores)
             sent = self.codec.transmit(features)
             return Answers(sent.payloads, self.finish(sent.features))
+
+
+def without_codec(
+    backbone: Backbone,
+    *,
+    width: int,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    split: str | None = None,
+) -> SplitAnn:
+    """An untrained ANN; split names the last block of its edge half, all of them where None."""
+    blocks = ann_blocks(backbone, width=width, input_shape=image_shape)
+    cut = len(blocks) if split is None else backbone.index(split)
+    last = scaled(backbone.blocks[-1].channels, backbone, width)
+    return SplitAnn(blocks, cut, None, last, classes).to(memory_format=torch.channels_last)

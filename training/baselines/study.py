@@ -12,8 +12,6 @@ from rich.progress import Progress
 
 from splitcore.errors import ConfigError
 from splitcore.splits import backbone_named
-from training.backbones import scaled
-from training.baselines.ann import ann_blocks
 from training.baselines.bottlenet import BottleNet
 from training.baselines.bottlenetpp import BottleNetPlusPlus
 from training.baselines.codec import FeatureCodec
@@ -22,7 +20,7 @@ from training.baselines.fit import as_input, fit
 from training.baselines.int8_edge import quantised_edge
 from training.baselines.jpeg import JpegUpload, header_bytes
 from training.baselines.one_bit import OneBit
-from training.baselines.split_ann import SplitAnn
+from training.baselines.split_ann import SplitAnn, without_codec
 from training.config import Config, Recipe
 from training.data.dataset import Dataset
 
@@ -67,12 +65,15 @@ def study(
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise ConfigError(f"baselines: expected images of 1 or 3 channels, got {shape}")
     backbone = backbone_named(config.model.backbone)
-    cut = backbone.index(config.bottleneck.split)
     alone, everything = (effort or Effort()).stages(config.recipe)
     torch.manual_seed(config.recipe.seed)
-    blocks = ann_blocks(backbone, width=config.model.width, input_shape=shape)
-    last = scaled(backbone.blocks[-1].channels, backbone, config.model.width)
-    whole = SplitAnn(blocks, cut, None, last, len(dataset.classes)).to(device)
+    whole = without_codec(
+        backbone,
+        width=config.model.width,
+        image_shape=shape,
+        classes=len(dataset.classes),
+        split=config.split,
+    ).to(device)
     fit(whole, dataset.train, config.recipe, progress=progress, name="ANN")
     rows = [_row("all on the edge (ANN)", whole, dataset)]
     for quality in qualities:
@@ -107,7 +108,7 @@ def study(
         "data": dataset.name,
         "backbone": backbone.name,
         "width": config.model.width,
-        "split": config.bottleneck.split,
+        "split": config.split,
         "seed": config.recipe.seed,
         "rows": rows,
     }
