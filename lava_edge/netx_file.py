@@ -46,6 +46,7 @@ from lava_edge.netx_layers import (
     write_synapse,
     write_type,
 )
+from splitcore.errors import GraphError
 from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif, Shape, Synapse
 
 VERSION = 1
@@ -56,6 +57,8 @@ _VERSION, _BITS = "spikebottlenet_version", "input_message_bits"  # attributes
 
 def save(graph: Graph, path: Path) -> None:
     """Write the network to one file, whole or not at all. GraphError for what has no form in it."""
+    if not graph.layers:
+        raise GraphError("graph: an edge network has at least one layer")
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
     try:
@@ -79,18 +82,20 @@ def load(path: Path, input_message_bits: int | None = None) -> Graph:
     """
     with GuardedFile(Path(path)) as root:
         version = root.attribute(_VERSION)
-        if version is None:
-            return _read_chain(root, input_message_bits or 0)
-        if version != VERSION:
+        if version not in (None, VERSION):
             raise root.fail(f"version {version}, expected {VERSION}", f"attribute {_VERSION}")
-        if root.has("network"):
+        if version is None:
+            graph = _read_chain(root, input_message_bits or 0)
+        elif root.has("network"):
             graph = _read_network(root.group("network"))
         else:
             bits = root.attribute(_BITS)
             if not isinstance(bits, int):
                 raise root.fail("expected a number", f"attribute {_BITS}")
             graph = _read_chain(root, bits)
-        if input_message_bits not in (None, graph.input.message_bits):
+        if not graph.layers:
+            raise root.fail("an edge network has at least one layer")
+        if version and input_message_bits not in (None, graph.input.message_bits):
             raise root.fail(
                 f"its input has {graph.input.message_bits} message bits, not {input_message_bits}"
             )

@@ -58,20 +58,23 @@ def _options(
 
 
 def _answer(
-    as_json: bool, work: Callable[[], dict[str, Any]], say: Callable[[dict[str, Any]], str]
+    as_json: bool, work: Callable[[], dict[str, Any] | None], say: Callable[[dict[str, Any]], str]
 ) -> None:
     """Run a command's work; print its result as JSON or as the lines that `say` makes of it.
 
-    A result that counts mismatches ends with exit code 1.
+    Without a result nothing is printed: another process of the same run has it. A result that
+    counts mismatches ends with exit code 1.
     """
     if as_json:
         with own_stdout() as stdout:
             result = work()
-            stdout.write(json.dumps(result, allow_nan=False) + "\n")
+            if result is not None:
+                stdout.write(json.dumps(result, allow_nan=False) + "\n")
     else:
         result = work()
-        typer.echo(say(result))
-    if any(result.get(key) for key in MISMATCHES):
+        if result is not None:
+            typer.echo(say(result))
+    if result is not None and any(result.get(key) for key in MISMATCHES):
         raise typer.Exit(EXIT_MISMATCH)
 
 
@@ -98,12 +101,40 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Train a split spiking network; curves for TensorBoard and a checkpoint after each epoch."""
+    """Train a split spiking network; curves for TensorBoard and a checkpoint after each epoch.
+
+    Runs that the config begins with or learns from are trained first where they are missing. On
+    several GPUs or machines: torchrun --nproc-per-node N -m pipeline.cli train CONFIG --device cuda
+    """
     from pipeline import train as work
 
     _answer(
         as_json,
         lambda: work.run(config, data=data, out=out, resume=resume, device=device),
+        work.summary,
+    )
+
+
+@app.command()
+def baselines(
+    config: Annotated[Path, typer.Argument(help="The YAML config of a cut spiking run.")],
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    data: Data = None,
+    runs: Annotated[Path, typer.Option(help="Folder of run folders, for the ANN.")] = Path("runs"),
+    quality: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=100, help="JPEG quality of an upload; repeat for more."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train BottleNet, BottleNet++ and a 1-bit CNN at a config's cut, with the same effort."""
+    from pipeline import baselines as work
+
+    more = {"qualities": tuple(quality)} if quality else {}
+    _answer(
+        as_json,
+        lambda: work.run(config, data=data, runs=runs, out=out, device=device, **more),
         work.summary,
     )
 

@@ -92,10 +92,20 @@ class Checkpoint:
             if key.startswith("optimiser."):
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = tensor
-        optimiser.load_state_dict({"state": state, "param_groups": self.optimiser_groups})
+        groups = [  # JSON turns tuples into lists; such options are the config's and known
+            {**own, **{name: value for name, value in saved.items() if not _is_list(own, name)}}
+            for own, saved in zip(
+                optimiser.state_dict()["param_groups"], self.optimiser_groups, strict=True
+            )
+        ]
+        optimiser.load_state_dict({"state": state, "param_groups": groups})
         torch.set_rng_state(self.tensors["random.torch"])
         for name, generator in generators.items():
             generator.set_state(self.tensors[f"random.{name}"])
+
+
+def _is_list(group: dict[str, Any], name: str) -> bool:
+    return name != "params" and isinstance(group.get(name), (list, tuple))
 
 
 def save(

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import Progress
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from splitcore.errors import ConfigError
-from training import checkpoint, evaluate, optimise, start
+from training import checkpoint, evaluate, optimise, parallel, start
 from training.baselines.split_ann import SplitAnn
 from training.batches import Batch, Batches, Fresh, Frozen
 from training.blocks import Norm, NormedConv
@@ -85,16 +85,18 @@ def fit(
     batches = max(1, len(dataset.train) // recipe.batch_size)
     total = recipe.epochs * batches
     task = progress.add_task("train", total=total, completed=done * batches) if progress else None
-    with SummaryWriter(str(out)) as writer:
+    with SummaryWriter(str(out)) if parallel.leads() else nullcontext() as writer:
         for epoch in range(done, recipe.epochs):
             _enter(model, config, epoch)
+            forward = parallel.averaging(_Forward(model))
             sums: dict[str, float] = {}
             permutation = torch.randperm(len(dataset.train), generator=order).numpy()
-            noise = np.random.default_rng((recipe.seed, epoch))
+            noise = parallel.noise(recipe.seed, epoch)
             for index in range(batches):
                 optimise.schedule(optimiser, peaks, epoch * batches + index, total)
                 chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
-                terms = _step(model, optimiser, source.batch(chosen, epoch, noise), recipe)
+                batch = source.batch(parallel.share(chosen), epoch, noise)
+                terms = _step(forward, optimiser, batch, recipe)
                 for name in Terms.__dataclass_fields__:
                     sums[name] = sums.get(name, 0.0) + float(getattr(terms, name))
                 if progress is not None and task is not None:
@@ -110,25 +112,28 @@ def fit(
             )
             row["code_rate"] = float(answers.code_ntchw.mean())
             history.append({"epoch": epoch + 1, **row})
-            for name, value in row.items():
-                writer.add_scalar(name, value, epoch + 1)
-            writer.add_scalar("learning_rate", optimiser.param_groups[0]["lr"], epoch + 1)
+            if writer is not None:
+                for name, value in row.items():
+                    writer.add_scalar(name, value, epoch + 1)
+                writer.add_scalar("learning_rate", optimiser.param_groups[0]["lr"], epoch + 1)
             log.info("epoch %d: %s", epoch + 1, row)
             if progress is not None and task is not None:
                 accuracy = f"{100 * row['validation_accuracy']:.1f} %"
                 progress.update(task, description=f"train (validation {accuracy})")
-            checkpoint.save(
-                path,
-                config=config,
-                classes=dataset.classes,
-                image_shape=dataset.image_shape,
-                data_digest=dataset.digest,
-                epoch=epoch + 1,
-                history=history,
-                model=model,
-                optimiser=optimiser,
-                generators=generators,
-            )
+            if parallel.leads():
+                checkpoint.save(
+                    path,
+                    config=config,
+                    classes=dataset.classes,
+                    image_shape=dataset.image_shape,
+                    data_digest=dataset.digest,
+                    epoch=epoch + 1,
+                    history=history,
+                    model=model,
+                    optimiser=optimiser,
+                    generators=generators,
+                )
+            parallel.wait()
     return Trained(model, path, history[-1]["validation_accuracy"], history)
 
 
@@ -150,18 +155,31 @@ def _enter(model: SplitModel, config: Config, epoch: int) -> None:
                 conv.requires_grad_(not frozen)
 
 
+class _Forward(torch.nn.Module):
+    """A model as one call that DDP can wrap: scores, code and the edge's mean rate of a batch."""
+
+    def __init__(self, model: SplitModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, frames: torch.Tensor | None, features: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of frames, or of the features of a frozen edge."""
+        if features is None:
+            assert frames is not None
+            features = self.model.features(frames)
+        code = self.model.squeeze(features)
+        rates = [layer.rate for layer in self.model.edge_layers() if layer.rate is not None]
+        rate = torch.stack(rates).mean() if rates else torch.zeros((), device=code.device)
+        return self.model.decode(code), code, rate
+
+
 def _step(
-    model: SplitModel, optimiser: torch.optim.Optimizer, batch: Batch, recipe: Recipe
+    forward: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, recipe: Recipe
 ) -> Terms:
-    if batch.features is not None:
-        features = batch.features
-    else:
-        assert batch.frames is not None
-        features = model.features(batch.frames)
-    code = model.squeeze(features)
-    rates = [layer.rate for layer in model.edge_layers() if layer.rate is not None]
-    edge_rate = torch.stack(rates).mean() if rates else torch.zeros((), device=code.device)
-    terms = loss(model.decode(code), batch.labels_n, code, edge_rate, recipe, batch.teacher_nk)
+    scores, code, rate = forward(batch.frames, batch.features)
+    terms = loss(scores, batch.labels_n, code, rate, recipe, batch.teacher_nk)
     optimiser.zero_grad()
     terms.total.backward()
     optimiser.step()

@@ -92,7 +92,6 @@ def graph(*layers):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([], "at least one layer"),
         ([lif("input", Current("input", Identity(2)))], "the name is taken"),
         ([lif("a", Current("b", Identity(2)))], "source 'b' is not before it"),
         ([lif("a", Current("a", Identity(2)))], "source 'a' is not before it"),
@@ -142,4 +141,9 @@ def test_graph_source_max_is_one_but_for_a_graded_input():
 
 
 def test_graph_output_is_its_last_layer():
-    assert (residual().output.name, residual().output_shape) == ("c", (2, 3, 3))
+    assert (residual().output_name, residual().output_shape) == ("c", (2, 3, 3))
+
+
+def test_graph_without_layers_passes_its_input_on():
+    graph = Graph(Input((2, 3, 3)), ())
+    assert (graph.output_name, graph.output_shape) == ("input", (2, 3, 3))

@@ -98,7 +98,7 @@ def entry(structure):
         (lambda t, h, s: h.update(raw="{"), "damaged structure"),
         (lambda t, h, s: h.update(raw="[" * 100_000), "damaged structure"),
         (lambda t, h, s: s.pop("layers"), "damaged structure"),
-        (lambda t, h, s: s.update(layers=[]), "at least one layer"),
+        (lambda t, h, s: s.update(layers=[]), "readout: expected weight"),
         (lambda t, h, s: s.update(layers=3), "damaged structure"),
         (lambda t, h, s: s["input"].update(shape=[3, 1]), "damaged structure"),
         (lambda t, h, s: s["input"].update(shape=[0, 1, 1]), "input shape"),

@@ -11,7 +11,7 @@ from training.baselines.bottlenetpp import BottleNetPlusPlus
 from training.baselines.evaluate import edge_macs, evaluate
 from training.baselines.fit import fit
 from training.baselines.int8_edge import quantised_edge
-from training.baselines.split_ann import SplitAnn
+from training.baselines.split_ann import SplitAnn, without_codec
 from training.baselines.study import study
 from training.blocks import NeuronConfig
 from training.data import digits
@@ -71,7 +71,12 @@ def test_study_measures_every_baseline_on_real_bytes() -> None:
     recipe = base.recipe.model_copy(update={"epochs": 4, "folded_epochs": 1})
     model = base.model.model_copy(update={"width": 8})
     settings = base.model_copy(update={"recipe": recipe, "model": model})
-    result = study(settings, _small_digits(), qualities=(5, 95))
+    data = _small_digits()
+    ann = without_codec(
+        backbone_named(model.backbone), width=8, image_shape=(1, 8, 8), classes=len(data.classes)
+    )
+    fit(ann, data.train, recipe)
+    result = study(settings, data, ann, qualities=(5, 95))
     rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == [
         "all on the edge (ANN)",
@@ -100,7 +105,7 @@ def test_fit_of_a_codec_alone_leaves_the_backbone_as_it_was() -> None:
     before = [parameter.clone() for parameter in net.edge.parameters()]
     codec_before = [parameter.clone() for parameter in net.codec.parameters()]
     recipe = config.load(config.shipped("digits")).recipe.model_copy(update={"epochs": 1})
-    losses = fit(net, _small_digits().train, recipe, only=net.codec.parameters())
+    losses = fit(net, _small_digits().train, recipe, frozen=(net.edge, net.cloud, net.readout))
     assert len(losses) == 1
     for old, new in zip(before, net.edge.parameters(), strict=True):
         assert torch.equal(old, new)

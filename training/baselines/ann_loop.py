@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from splitcore.errors import ConfigError, DataError
 from splitcore.splits import backbone_named
-from training import checkpoint, evaluate
+from training import checkpoint, evaluate, parallel
 from training.baselines.fit import Epoch, fit
 from training.baselines.split_ann import SplitAnn, without_codec
 from training.config import Config
@@ -55,18 +55,20 @@ def fit_ann(
         history.append(
             {"epoch": epoch.index + 1, "total": epoch.loss, "validation_accuracy": right}
         )
-        checkpoint.save(
-            path,
-            config=config,
-            classes=dataset.classes,
-            image_shape=shape,
-            data_digest=dataset.digest,
-            epoch=epoch.index + 1,
-            history=history,
-            model=model,
-            optimiser=epoch.optimiser,
-            generators={"order": epoch.order},
-        )
+        if parallel.leads():
+            checkpoint.save(
+                path,
+                config=config,
+                classes=dataset.classes,
+                image_shape=shape,
+                data_digest=dataset.digest,
+                epoch=epoch.index + 1,
+                history=history,
+                model=model,
+                optimiser=epoch.optimiser,
+                generators={"order": epoch.order},
+            )
+        parallel.wait()
 
     fit(
         model, dataset.train, config.recipe, progress=progress, name="ANN", begin=found, after=after

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 
 from splitcore.errors import ConfigError
-from training import optimise
+from training import optimise, parallel
 from training.baselines.split_ann import SplitAnn
 from training.checkpoint import Checkpoint
 from training.config import Recipe
@@ -41,7 +41,7 @@ def fit(
     train: Split,
     recipe: Recipe,
     *,
-    only: Iterable[torch.nn.Parameter] | None = None,
+    frozen: Iterable[torch.nn.Module] = (),
     begin: Checkpoint | None = None,
     after: Callable[[Epoch], None] | None = None,
     progress: Progress | None = None,
@@ -49,15 +49,19 @@ def fit(
 ) -> list[float]:
     """Train in place, on the device the model is on; returns the mean loss of each epoch.
 
-    only: the parameters to change, such as a codec's before everything is tuned together; what
-    belongs to spikes in the recipe (folded_epochs, penalties, step_loss) has no meaning here.
+    frozen: parts that stay as they are, running statistics included, such as everything but a codec
+    that is put into a trained model; what belongs to spikes in the recipe (folded_epochs,
+    penalties, step_loss) has no meaning here.
     begin: where an earlier run of this recipe stopped; after: called at the end of each epoch.
     """
     if train.images.ndim != 4:
         raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
     torch.manual_seed(recipe.seed)
     device = next(model.parameters()).device
-    optimiser = optimise.optimiser_of(model.parameters() if only is None else only, recipe)
+    model.train().requires_grad_(True)
+    for part in frozen:
+        part.eval().requires_grad_(False)
+    optimiser = optimise.optimiser_of(model.parameters(), recipe)
     peaks = optimise.peaks(optimiser)
     batches = max(1, len(train) // recipe.batch_size)
     order = torch.Generator().manual_seed(recipe.seed)
@@ -67,13 +71,14 @@ def fit(
     if begin is not None:
         begin.restore(model, optimiser, {"order": order})
         done = begin.epoch
-    model.train()
+    forward = parallel.averaging(model)
     for epoch in range(done, recipe.epochs):
-        noise = np.random.default_rng((recipe.seed, epoch))
+        noise = parallel.noise(recipe.seed, epoch)
         permutation = torch.randperm(len(train), generator=order).numpy()
         total = 0.0
         for index in range(batches):
-            rows = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
+            chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
+            rows = parallel.share(chosen)
             images = train.images[rows]
             change = recipe.augment
             if change.padding or change.flip or change.cutout:
@@ -82,7 +87,7 @@ def fit(
                 )
             labels = torch.from_numpy(train.labels_n[rows]).to(device)
             with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
-                scores = model(as_input(images, device))
+                scores = forward(as_input(images, device))
             loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
             optimise.schedule(optimiser, peaks, epoch * batches + index, recipe.epochs * batches)
             optimiser.zero_grad()

@@ -8,6 +8,7 @@ Without a codec everything runs on the edge and only the class is sent, one byte
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,16 @@ class SplitAnn(torch.nn.Module):
         self.cloud = torch.nn.Sequential(*blocks[cut:])
         self.readout = torch.nn.Linear(features, classes)
 
+    def cut_at(self, cut: int, codec: FeatureCodec | JpegUpload | None) -> SplitAnn:
+        """A copy of this model, cut behind its first `cut` blocks, with another codec."""
+        again = copy.deepcopy(self)
+        blocks = [*again.edge, *again.cloud]
+        again.edge, again.cloud = (
+            torch.nn.Sequential(*part) for part in (blocks[:cut], blocks[cut:])
+        )
+        again.codec = codec
+        return again
+
     def finish(self, features: torch.Tensor) -> torch.Tensor:
         """Scores (N, classes) of what arrived in the cloud."""
         return self.readout(self.cloud(features).mean((2, 3)))
@@ -73,10 +84,8 @@ def without_codec(
     width: int,
     image_shape: tuple[int, int, int],
     classes: int,
-    split: str | None = None,
 ) -> SplitAnn:
-    """An untrained ANN; split names the last block of its edge half, all of them where None."""
+    """An untrained ANN, all of it on the edge."""
     blocks = ann_blocks(backbone, width=width, input_shape=image_shape)
-    cut = len(blocks) if split is None else backbone.index(split)
     last = scaled(backbone.blocks[-1].channels, backbone, width)
-    return SplitAnn(blocks, cut, None, last, classes).to(memory_format=torch.channels_last)
+    return SplitAnn(blocks, len(blocks), None, last, classes).to(memory_format=torch.channels_last)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from training.baselines.fit import as_input, fit
 from training.baselines.int8_edge import quantised_edge
 from training.baselines.jpeg import JpegUpload, header_bytes
 from training.baselines.one_bit import OneBit
-from training.baselines.split_ann import SplitAnn, without_codec
+from training.baselines.split_ann import SplitAnn
 from training.config import Config, Recipe
 from training.data.dataset import Dataset
 
@@ -28,77 +27,45 @@ QUALITIES = (5, 10, 25, 50, 75, 95)
 CALIBRATION = 512  # training images that set the ranges of an int8 edge
 
 
-@dataclass(frozen=True)
-class Effort:
-    """Shares of the recipe's epochs: the codec alone on a trained ANN, then everything."""
-
-    codec_alone: float = 0.25
-    everything: float = 0.75
-
-    def stages(self, recipe: Recipe) -> tuple[Recipe, Recipe]:
-        """The two recipes; the second starts from a working model, at half the learning rate."""
-        alone, all_of_it = (
-            recipe.model_copy(update={"epochs": max(1, round(recipe.epochs * share))})
-            for share in (self.codec_alone, self.everything)
-        )
-        rate = recipe.learning_rate / 2
-        return alone, all_of_it.model_copy(update={"learning_rate": rate})
-
-
 def study(
     config: Config,
     dataset: Dataset,
+    whole: SplitAnn,
     *,
-    effort: Effort | None = None,
     qualities: tuple[int, ...] = QUALITIES,
-    device: str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train and measure all baselines that belong beside the spiking run of this config.
+    """Train and measure all baselines that belong beside the cut spiking run of this config.
 
-    Codes are sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps,
-    BottleNet++ about as many, BottleNet as many channels. Each row holds the figures on the
-    validation images, for choosing, and on the test images.
-    Raises ConfigError for data that are no images of 1 or 3 channels.
+    whole: the trained ANN they begin with. They train by the run's own recipe: as many epochs, of
+    which as many for the codec alone, and a frozen edge where the spiking one is frozen. Codes are
+    sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps, BottleNet++
+    about as many, BottleNet as many channels. Each row holds the figures on the validation images,
+    for choosing, and on the test images.
+    Raises ConfigError for data that are no images of 1 or 3 channels, and without a bottleneck.
     """
-    shape = dataset.image_shape
+    shape, neck = dataset.image_shape, config.bottleneck
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise ConfigError(f"baselines: expected images of 1 or 3 channels, got {shape}")
-    backbone = backbone_named(config.model.backbone)
-    alone, everything = (effort or Effort()).stages(config.recipe)
+    if neck is None or neck.channels is None:
+        raise ConfigError("bottleneck.channels: baselines are sized after a code; there is none")
+    cut = backbone_named(config.model.backbone).index(config.split)
+    blocks = len(whole.edge) + len(whole.cloud)
     torch.manual_seed(config.recipe.seed)
-    whole = without_codec(
-        backbone,
-        width=config.model.width,
-        image_shape=shape,
-        classes=len(dataset.classes),
-        split=config.split,
-    ).to(device)
-    fit(whole, dataset.train, config.recipe, progress=progress, name="ANN")
-    rows = [_row("all on the edge (ANN)", whole, dataset)]
+    rows = [_row("all on the edge (ANN)", whole.cut_at(blocks, None), dataset)]
     for quality in qualities:
-        upload = copy.deepcopy(whole)
-        upload.cloud = torch.nn.Sequential(*upload.edge, *upload.cloud)
-        upload.edge, upload.codec = torch.nn.Sequential(), JpegUpload(quality)
+        upload = whole.cut_at(0, JpegUpload(quality))
         pixels = (*shape[1:], 3) if shape[0] == 3 else shape[1:]
         header = 8 * header_bytes(pixels, quality)
         name = f"all in the cloud (JPEG {quality})"
         rows.append(_row(name, upload, dataset, quality=quality, header_bits_not_charged=header))
 
-    features = _channels_behind(whole.edge, shape)
+    features = _channels_behind(whole.cut_at(cut, None).edge, shape)
     calibration = as_input(dataset.train.images[:CALIBRATION], torch.device("cpu"))
-    for name, codec in _codecs(config, features):
-        model = copy.deepcopy(whole)
-        model.codec = codec.to(device)
-        fit(
-            model,
-            dataset.train,
-            alone,
-            only=codec.parameters(),
-            progress=progress,
-            name=f"{name}, codec",
-        )
-        fit(model, dataset.train, everything, progress=progress, name=name)
+    device = whole.readout.weight.device
+    for name, codec in _codecs(config, neck.channels, features):
+        model = whole.cut_at(cut, codec.to(device))
+        _train(model, name, config.recipe, dataset, progress)
         rows.append(_row(name, model, dataset))
         if isinstance(codec, BottleNetPlusPlus):
             on_cpu = copy.deepcopy(model).cpu()
@@ -106,20 +73,49 @@ def study(
             rows.append(_row(f"{name}, int8 edge", small, dataset, counted=on_cpu))
     return {
         "data": dataset.name,
-        "backbone": backbone.name,
+        "backbone": config.model.backbone,
         "width": config.model.width,
         "split": config.split,
+        "beside": config.name,
         "seed": config.recipe.seed,
         "rows": rows,
     }
 
 
-def _codecs(config: Config, features: int) -> Iterator[tuple[str, FeatureCodec]]:
+def _train(
+    model: SplitAnn, name: str, recipe: Recipe, dataset: Dataset, progress: Progress | None
+) -> None:
+    """The codec alone, then all that may change, at half the rate: it starts from a working model.
+
+    What the recipe gives no codec epochs of its own still gets one in four.
+    """
+    alone = recipe.codec_epochs or max(1, recipe.epochs // 4)
+    rest = max(1, recipe.epochs - alone)
+    for label, frozen, changed in (
+        (f"{name}, codec", (model.edge, model.cloud, model.readout), {"epochs": alone}),
+        (
+            name,
+            (model.edge,) if recipe.frozen_edge_views else (),
+            {"epochs": rest, "learning_rate": recipe.learning_rate / 2},
+        ),
+    ):
+        fit(
+            model,
+            dataset.train,
+            recipe.model_copy(update=changed),
+            frozen=frozen,
+            progress=progress,
+            name=label,
+        )
+
+
+def _codecs(config: Config, channels: int, features: int) -> Iterator[tuple[str, FeatureCodec]]:
     neck, steps = config.bottleneck, config.model.steps
-    yield "BottleNet", BottleNet(features, neck.channels, 2 * neck.stride)
-    bytes_wide = max(1, round(neck.channels * steps / 8))
-    yield "BottleNet++", BottleNetPlusPlus(features, bytes_wide, neck.stride)
-    yield "1-bit CNN", OneBit(features, neck.channels * steps, neck.stride, neck.kernel)
+    assert neck is not None
+    yield "BottleNet", BottleNet(features, channels, 2 * neck.stride)
+    wide = max(1, round(channels * steps / 8))  # codes of a byte
+    yield "BottleNet++", BottleNetPlusPlus(features, wide, neck.stride)
+    yield "1-bit CNN", OneBit(features, channels * steps, neck.stride, neck.kernel)
 
 
 def _channels_behind(edge: torch.nn.Module, shape: tuple[int, ...]) -> int:

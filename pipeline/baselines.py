@@ -1,0 +1,63 @@
+"""The baselines command: what others would send at the cut of a config, trained and measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import lineage, results
+from pipeline.console import progress_bar
+from splitcore.errors import ConfigError
+from training import config as configuration
+from training.baselines.split_ann import SplitAnn
+from training.baselines.study import QUALITIES, study
+from training.data import sources
+
+
+def run(
+    config_path: Path,
+    *,
+    data: str | None,
+    runs: Path,
+    out: Path,
+    device: str,
+    qualities: tuple[int, ...] = QUALITIES,
+) -> dict[str, Any]:
+    """Train every baseline beside this config's run and write its rows into the file `out`.
+
+    They begin with the config's teacher, an ANN, which is looked for in the folder `runs` and
+    trained there where it is missing.
+    """
+    config = configuration.load(config_path)
+    teacher = None if config.teacher is None else lineage.beside(config_path, config.teacher)
+    if teacher is None or teacher.model.neuron != "relu":
+        raise ConfigError(f"{config_path}: teacher: baselines begin with an ANN (neuron: relu)")
+    settings = config.data
+    dataset = sources.load(
+        data or settings.source, settings.seed, settings.image_shape, config.model.steps
+    )
+    with progress_bar() as progress:
+        known = lineage.Runs(runs, dataset, device, progress)
+        known.complete([*lineage.ancestors(teacher, config_path), teacher])
+        whole = known.network(teacher.name)
+        assert isinstance(whole, SplitAnn)
+        found = study(config, dataset, whole.to(device), qualities=qualities, progress=progress)
+    results.save(json.dumps(found, indent=1, allow_nan=False) + "\n", out)
+    return {"file": str(out), **found}
+
+
+def summary(result: dict[str, Any]) -> str:
+    """A line for each baseline."""
+    lines = [
+        f"{result['data']}, {result['backbone']} of width {result['width']} cut at "
+        f"{result['split']}, on {result['rows'][0]['test']['samples']} test images:"
+    ]
+    for row in result["rows"]:
+        test = row["test"]
+        lines.append(
+            f"  {row['name']}: {100 * test['accuracy']:.2f} % "
+            f"({100 * test['accuracy_low']:.1f} … {100 * test['accuracy_high']:.1f}), "
+            f"{test['payload_bits_mean']:,.0f} bits, {test['edge_macs']:,} MACs on the edge"
+        )
+    return "\n".join([*lines, f"written: {result['file']}"])

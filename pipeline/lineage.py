@@ -1,0 +1,86 @@
+"""Runs that other runs begin with or learn from: found beside them by name, or trained first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from splitcore.errors import ConfigError
+from training import checkpoint, loop
+from training import config as configuration
+from training.baselines import ann_loop
+from training.baselines.split_ann import SplitAnn
+from training.config import Config
+from training.data.dataset import Dataset
+from training.model import SplitModel
+
+
+def beside(config_path: Path, name: str) -> Config:
+    """The config of this name in the same folder. Raises ConfigError where it is not that."""
+    path = config_path.with_name(f"{name}.yaml")
+    found = configuration.load(path)
+    if found.name != name:
+        raise ConfigError(f"{path}: name: expected {name}, as the file is called")
+    return found
+
+
+def ancestors(config: Config, config_path: Path, seen: tuple[str, ...] = ()) -> list[Config]:
+    """Configs of all runs that this one needs, the first to be trained first, each once.
+
+    Raises ConfigError where runs begin with one another in a circle.
+    """
+    if config.name in seen:
+        raise ConfigError(f"{config_path}: start: a circle of {', '.join((*seen, config.name))}")
+    found: dict[str, Config] = {}
+    for name in (config.start, config.teacher):
+        if name is not None:
+            parent = beside(config_path, name)
+            for each in (*ancestors(parent, config_path, (*seen, config.name)), parent):
+                found[each.name] = each
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A folder of run folders by name, with what is needed to train more of them."""
+
+    folder: Path
+    dataset: Dataset
+    device: str
+    progress: Progress | None = None
+
+    def network(self, name: str) -> SplitModel | SplitAnn:
+        """The trained model of a run."""
+        return checkpoint.load(self.folder / name).network()
+
+    def complete(self, configs: list[Config]) -> None:
+        """Train those of these runs that are not there; go on with those that were cut off."""
+        for config in configs:
+            folder = self.folder / config.name
+            found = checkpoint.load(folder) if (folder / checkpoint.FILE).exists() else None
+            if found is None or found.epoch < found.config.recipe.epochs:
+                self.train(config, folder, resume=found is not None)
+
+    def train(self, config: Config, out: Path, *, resume: bool) -> SplitModel | SplitAnn:
+        """One run into `out`; its ancestors are complete."""
+        if config.model.neuron == "relu":
+            return ann_loop.fit_ann(
+                config,
+                self.dataset,
+                out,
+                resume=resume,
+                device=self.device,
+                progress=self.progress,
+            )
+        return loop.fit(
+            config,
+            self.dataset,
+            out,
+            parent=None if config.start is None else self.network(config.start),
+            teacher=None if config.teacher is None else self.network(config.teacher),
+            resume=resume,
+            device=self.device,
+            progress=self.progress,
+        ).model

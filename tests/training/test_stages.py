@@ -1,0 +1,305 @@
+"""Training in stages: begun with another run, one step first, codec alone, by a teacher."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from splitcore.errors import ConfigError
+from splitcore.splits import backbone_named
+from training import checkpoint, config, loop, start
+from training.baselines import ann_loop
+from training.baselines.split_ann import SplitAnn, without_codec
+from training.config import Recipe
+from training.data import digits
+from training.data.dataset import Dataset
+from training.losses import divergence
+from training.model import SplitModel
+from training.optimise import optimiser_of
+
+
+def _config(name: str = "tiny", **changed: object) -> config.Config:
+    raw: dict[str, object] = {
+        "name": name,
+        "model": {"backbone": "resnet8", "width": 8, "steps": 3},
+        "bottleneck": {"split": "stage2.block1", "channels": 2},
+        "recipe": {"epochs": 2, "folded_epochs": 1, "batch_size": 32},
+    }
+    return config.parse({**raw, **changed}, "test")
+
+
+def small_digits() -> Dataset:
+    """A few hundred of scikit-learn's digits."""
+    whole = digits.load()
+    return Dataset(
+        "digits",
+        whole.classes,
+        whole.train.take(slice(0, 256)),
+        whole.validation.take(slice(0, 64)),
+        whole.test.take(slice(0, 64)),
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Shared by the tests of this module, which do not change it."""
+    return small_digits()
+
+
+@pytest.fixture(scope="module")
+def ann(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> SplitAnn:
+    settings = _config(
+        "ann",
+        model={"backbone": "resnet8", "width": 8, "neuron": "relu"},
+        bottleneck=None,
+        recipe={"epochs": 6, "batch_size": 32, "optimiser": "muon", "learning_rate": 0.02},
+    )
+    out = tmp_path_factory.mktemp("ann")
+    ann_loop.fit_ann(settings, data, out)
+    found = checkpoint.load(out)
+    assert found.epoch == 6
+    assert found.history[-1]["validation_accuracy"] > 0.8
+    with pytest.raises(ConfigError, match="an ANN"):
+        found.model()
+    network = found.network()
+    assert isinstance(network, SplitAnn)
+    return network
+
+
+def _state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_ann_resumed_ends_where_it_would_have(data: Dataset, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    settings = _config(
+        model={"backbone": "resnet8", "width": 8, "neuron": "relu"},
+        bottleneck=None,
+        recipe={"epochs": 3, "batch_size": 32, "optimiser": "muon", "learning_rate": 0.02},
+    )
+    ann_loop.fit_ann(settings, data, tmp_path / "whole")
+    real = checkpoint.save
+
+    def save_then_die(path: Path, **state: object) -> None:
+        real(path, **state)  # type: ignore[arg-type]
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            ann_loop.fit_ann(settings, data, tmp_path / "cut")
+    ann_loop.fit_ann(settings, data, tmp_path / "cut", resume=True)
+    torch.set_num_threads(threads)
+    one, two = (checkpoint.load(tmp_path / name).network() for name in ("whole", "cut"))
+    assert _same(_state(one), _state(two))
+
+
+def test_begin_with_an_ann_takes_its_kernels_and_fires(ann: SplitAnn, data: Dataset) -> None:
+    model = _config().build(data.image_shape, 10)
+    start.begin(model, ann, "ann")
+    kernels = [p.flatten() for p in ann.parameters() if p.ndim == 4]
+    blocks = [*model.edge.parameters(), *model.cloud.parameters()]
+    ours = [p.flatten() for p in blocks if p.ndim == 5]
+    assert all(torch.equal(one, other) for one, other in zip(kernels, ours, strict=True))
+    model.train()
+    model(torch.from_numpy(data.train.images[:64] >> 2))
+    for layer in model.spiking_layers():
+        assert layer.rate is not None
+        if layer not in (model.encoder, model.decoder):
+            assert 0.02 < float(layer.rate) < 0.9
+
+
+def test_begin_with_a_spiking_run_takes_its_blocks_wherever_it_is_cut(data: Dataset) -> None:
+    parent = _config(bottleneck=None).build(data.image_shape, 10)
+    child = _config().build(data.image_shape, 10)
+    start.begin(child, parent, "parent")
+    theirs = _state(torch.nn.ModuleDict({**parent.edge, **parent.cloud}))
+    assert _same(theirs, _state(torch.nn.ModuleDict({**child.edge, **child.cloud})))
+    again = _config().build(data.image_shape, 10)
+    start.begin(again, child, "child")
+    assert child.encoder is not None
+    assert again.encoder is not None
+    assert _same(_state(child.encoder), _state(again.encoder))
+
+
+def test_begin_with_another_shape_names_the_run(data: Dataset) -> None:
+    wide = without_codec(backbone_named("resnet8"), width=16, image_shape=(1, 8, 8), classes=10)
+    with pytest.raises(ConfigError, match="start: wide is not of this model's shape"):
+        start.begin(_config().build(data.image_shape, 10), wide, "wide")
+
+
+def test_a_frozen_edge_stays_and_everything_else_learns(
+    ann: SplitAnn, data: Dataset, tmp_path: Path
+) -> None:
+    settings = _config(
+        start="parent",
+        teacher="ann",
+        recipe={
+            "epochs": 3,
+            "folded_epochs": 1,
+            "codec_epochs": 1,
+            "frozen_edge_views": 2,
+            "batch_size": 32,
+            "augment": {"padding": 1},
+        },
+    )
+    states: list[dict[str, dict[str, torch.Tensor]]] = []
+    real = checkpoint.save
+
+    def note(path: Path, *, model: SplitModel, **state: object) -> None:
+        parts = ("edge", "cloud", "encoder", "decoder", "readout")
+        states.append({part: _state(getattr(model, part)) for part in parts})
+        real(path, model=model, **state)  # type: ignore[arg-type]
+
+    parent = _config(bottleneck=None).build(data.image_shape, 10)
+    start.begin(parent, ann, "ann")
+    before = _config().build(data.image_shape, 10)
+    start.begin(before, parent, "parent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", note)
+        loop.fit(settings, data, tmp_path, parent=parent, teacher=ann)
+    first, _, last = states
+    assert _same(_state(before.edge), first["edge"])
+    assert _same(first["edge"], last["edge"])
+    assert _same(_state(before.cloud), first["cloud"])
+    for part in ("cloud", "encoder", "decoder", "readout"):
+        assert not _same(first[part], last[part])
+
+
+def test_one_step_epochs_run_one_step_and_the_rest_all(data: Dataset, tmp_path: Path) -> None:
+    seen: list[int] = []
+    real = SplitModel.set_steps
+
+    def note(self: SplitModel, steps: int) -> None:
+        seen.append(steps)
+        real(self, steps)
+
+    settings = _config(
+        bottleneck=None, recipe={"epochs": 3, "one_step_epochs": 2, "batch_size": 32}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SplitModel, "set_steps", note)
+        trained = loop.fit(settings, data, tmp_path)
+    assert seen == [3, 1, 1, 3]
+    assert trained.model.steps == 3
+    assert checkpoint.load(tmp_path).model().code_shape == trained.model.feature_shape
+
+
+def test_divergence_is_zero_for_the_same_answer_and_by_hand_for_another() -> None:
+    ours, theirs = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0 * np.log(3.0), 0.0]])
+    assert float(divergence(theirs, theirs, 2.0)) == pytest.approx(0, abs=1e-6)
+    # softened by 2: (¾, ¼) against (½, ½); Σ p ln(p / q) = ¾ ln 1.5 + ¼ ln 0.5, times 2²
+    by_hand = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))
+    assert float(divergence(ours, theirs, 2.0)) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
+    torch.manual_seed(0)
+    kernel = torch.nn.Parameter(torch.zeros(8, 4, 3, 3, 1))
+    depthwise = torch.nn.Parameter(torch.zeros(8, 1, 3, 3, 1))
+    bias = torch.nn.Parameter(torch.zeros(8))
+    recipe = Recipe(epochs=1, optimiser="muon", learning_rate=0.5, adamw_rate=0.01)
+    optimiser = optimiser_of([kernel, depthwise, bias], recipe)
+    for parameter in (kernel, depthwise, bias):
+        parameter.grad = torch.randn_like(parameter)
+    optimiser.step()
+    strengths = torch.linalg.svdvals(kernel.detach().flatten(1)) / 0.5
+    assert 0.5 < float(strengths.min()) <= float(strengths.max()) < 1.5
+    for parameter in (depthwise, bias):  # AdamW's first step has one size everywhere
+        assert torch.allclose(parameter.detach().abs(), torch.full_like(parameter, 0.01), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model": {"backbone": "resnet8", "width": 8, "neuron": "relu"}}, "bottleneck: an ANN"),
+        ({"recipe": {"epochs": 2, "one_step_epochs": 3}}, "recipe.one_step_epochs: 3 of 2"),
+        ({"recipe": {"epochs": 2, "codec_epochs": 1}}, "start: codec_epochs"),
+        ({"recipe": {"epochs": 2, "frozen_edge_views": 1}}, "start: codec_epochs and frozen"),
+        (
+            {"start": "a", "recipe": {"epochs": 2, "frozen_edge_views": 1, "rate_penalty": 1.0}},
+            "recipe.frozen_edge_views: one_step_epochs and rate_penalty",
+        ),
+        ({"bottleneck": {"split": "stem", "stride": 2}}, "bottleneck.channels: stride"),
+        (
+            {"bottleneck": None, "start": "a", "recipe": {"epochs": 2, "codec_epochs": 1}},
+            "recipe.codec_epochs: there is no codec",
+        ),
+        ({"start": "../up"}, "start: "),
+        ({"recipe": {"epochs": 2, "optimiser": "sgd"}}, "recipe.optimiser: "),
+    ],
+)
+def test_stages_that_contradict_each_other_name_the_field(
+    changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        _config(**changed)
+
+
+STEP = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from tests.training import test_stages as t
+from training import loop, parallel
+from training.batches import Fresh
+
+torch.set_num_threads(1)
+data = t.small_digits()
+with parallel.joined("cpu"):
+    settings = t._config(recipe={"epochs": 2, "folded_epochs": 2, "batch_size": 32})
+    loop.fit(settings, data, Path(sys.argv[1]))
+    torch.manual_seed(0)
+    model = settings.build(data.image_shape, 10)
+    loop._enter(model, settings, 0)
+    for layer in model.spiking_layers():
+        layer.precise = True
+    learning = [p for p in model.parameters() if p.requires_grad]
+    rows = parallel.share(t.np.arange(32))
+    batch = Fresh(settings, data.train, None, "cpu").batch(rows, 0, parallel.noise(0, 0))
+    forward = parallel.averaging(loop._Forward(model))
+    loop._step(forward, torch.optim.SGD(learning, lr=1.0), batch, settings.recipe)
+    if parallel.leads():
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, sys.argv[1] + "/step")
+"""
+
+
+def test_two_processes_take_the_step_of_the_whole_batch(data: Dataset, tmp_path: Path) -> None:
+    """In folded epochs there are no batch statistics, so DDP's step is that of one process."""
+    script = tmp_path / "step.py"
+    script.write_text(STEP, encoding="utf-8")
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    for count in (1, 2):
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        done = subprocess.run(
+            [sys.executable, *launch, str(script), str(tmp_path / str(count))],
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert checkpoint.load(tmp_path / str(count)).epoch == 2
+    torch.manual_seed(0)
+    before = _config().build(data.image_shape, 10).state_dict()
+    one, two = (load_file(tmp_path / str(count) / "step") for count in (1, 2))
+    moved = 0.0
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
+        moved = max(moved, float((value - before[name]).abs().max()))
+    assert moved > 1e-3
