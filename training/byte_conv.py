@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 try:
-    from training import kernels
+    from training import depthwise, kernels
 except ImportError:  # no numba
-    kernels = None
+    depthwise = kernels = None
 
 Pair = tuple[int, int]
 
@@ -95,6 +95,11 @@ class _ByteConv(torch.autograd.Function):
         return grad_events, grad_weight, None, None, None
 
 
+def _is_depthwise(weight: torch.Tensor, groups: int) -> bool:
+    outputs, inputs, height, width = weight.shape
+    return groups == outputs and inputs == 1 and height == width
+
+
 def byte_conv(
     events: torch.Tensor,
     weight: torch.Tensor,
@@ -112,5 +117,7 @@ def byte_conv(
         sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype)
         assert sums is not None
         return sums
+    if kernels is not None and kernels.supports(events) and _is_depthwise(weight, groups):
+        return depthwise.depthwise_conv(events, weight, stride[0], padding[0])
     # Grouped convolutions are bound by memory, and no faster in bytes.
     return F.conv2d(events, weight.to(events.dtype), None, stride, padding, groups=groups)

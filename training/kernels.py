@@ -84,23 +84,25 @@ def _power_of_two(_context, exponent):
     return types.float32(types.float32), generate
 
 
-def _load(value):
+def load(value):
+    """In compiled code: a float32, or the bits of a bfloat16, as float32."""
     raise NotImplementedError("compiled code only")
 
 
-def _store(out, index, value):
+def store(out, index, value):
+    """In compiled code: put a float32 into an array of float32 or of bfloat16 bits."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(_load, inline="always")
-def _load_overload(value):
+@overload(load, inline="always")
+def _overload_of_load(value):
     if value == types.uint16:
         return lambda value: _from_bfloat16(value)
     return lambda value: value
 
 
-@overload(_store, inline="always")
-def _store_overload(out, index, value):
+@overload(store, inline="always")
+def _overload_of_store(out, index, value):
     if out.dtype == types.uint16:
 
         def store(out, index, value):
@@ -129,7 +131,7 @@ def _moments_task(x, centre, sums, squares, start, stop):
         size = min(len(centre), stop - base)
         row = x[base : base + size]
         for j in range(size):
-            off = _load(row[j]) - centre[j]
+            off = load(row[j]) - centre[j]
             sums[j] += off
             squares[j] += off * off
 
@@ -138,15 +140,15 @@ def _moments_task(x, centre, sums, squares, start, stop):
 def _current(x1, x2, extra, scale1, scale2, bias, identity, base, size, out):
     row = x1[base : base + size]
     for j in range(size):
-        out[j] = _load(row[j]) * scale1[j] + bias[j]
+        out[j] = load(row[j]) * scale1[j] + bias[j]
     if x2 is not None:
         row = x2[base : base + size]
         for j in range(size):
-            out[j] += _load(row[j]) * scale2[j]
+            out[j] += load(row[j]) * scale2[j]
     if extra is not None:
         row = extra[base : base + size]
         for j in range(size):
-            out[j] += _load(row[j]) * identity
+            out[j] += load(row[j]) * identity
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -178,7 +180,7 @@ def _forward_task(
                 state[j] += current[j] * state_scale
             row = spikes[at : at + size]
             for j in range(size):
-                _store(row, j, np.float32(state[j] > threshold))
+                store(row, j, np.float32(state[j] > threshold))
             for j in range(size):
                 fired = state[j] > threshold
                 counts[j] += np.float32(fired)
@@ -220,24 +222,24 @@ def _backward_task(
                 current[j] = slope * exponential(-distance * per_tau)
             row = grad_spikes[at : at + size]
             for j in range(size):
-                current[j] *= _load(row[j]) + grad_rate
+                current[j] *= load(row[j]) + grad_rate
             for j in range(size):
                 going[j] = keep_grad * going[j] + current[j]
             row = grad[at : at + size]
             for j in range(size):
-                _store(row, j, going[j])
+                store(row, j, going[j])
             for j in range(size):
                 sums[j] += going[j]
             if centre1 is not None:
                 row = x1[at : at + size]
                 for j in range(size):
-                    current[j] = _load(row[j]) - centre1[j]
+                    current[j] = load(row[j]) - centre1[j]
                 for j in range(size):
                     products1[j] += going[j] * current[j]
                 if x2 is not None:
                     row = x2[at : at + size]
                     for j in range(size):
-                        current[j] = _load(row[j]) - centre2[j]
+                        current[j] = load(row[j]) - centre2[j]
                     for j in range(size):
                         products2[j] += going[j] * current[j]
 
@@ -250,20 +252,20 @@ def _normed_backward_task(grad, x, factor, slope, offset, out, start, stop):
         size = min(width, stop - base)
         row = grad[base : base + size]
         for j in range(size):
-            total[j] = factor[j] * _load(row[j]) + offset[j]
+            total[j] = factor[j] * load(row[j]) + offset[j]
         row = x[base : base + size]
         for j in range(size):
-            total[j] += slope[j] * _load(row[j])
+            total[j] += slope[j] * load(row[j])
         row = out[base : base + size]
         for j in range(size):
-            _store(row, j, total[j])
+            store(row, j, total[j])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _to_bytes_task(x, out, start, stop):
     row, bytes_row = x[start:stop], out[start:stop]
     for j in range(stop - start):
-        bytes_row[j] = np.uint8(np.int32(_load(row[j])))
+        bytes_row[j] = np.uint8(np.int32(load(row[j])))
 
 
 @lru_cache(maxsize=1)
@@ -275,7 +277,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _each(tasks: int, work: Callable[[int], None]) -> None:
+def each(tasks: int, work: Callable[[int], None]) -> None:
     """Run work(0) … work(tasks − 1) on as many threads as torch uses."""
     numbers = iter(range(tasks))  # its next() is atomic
 
@@ -322,7 +324,7 @@ def channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def _flat(tensor: torch.Tensor | None) -> Any:
+def flat(tensor: torch.Tensor | None) -> Any:
     """The memory of a channels-last tensor as a flat array; bfloat16 as uint16 bits."""
     if tensor is None:
         return None
@@ -369,21 +371,21 @@ def to_bytes(x_mchw: torch.Tensor) -> torch.Tensor:
     """Whole numbers 0 … 255 as uint8, of the same memory order."""
     tiling = Tiling(x_mchw.numel(), x_mchw.shape[1])
     result = torch.empty_like(x_mchw, dtype=torch.uint8)
-    x, out = _flat(x_mchw), _flat(result)
-    _each(tiling.tasks, lambda task: _to_bytes_task(x, out, *tiling.range(task)))
+    x, out = flat(x_mchw), flat(result)
+    each(tiling.tasks, lambda task: _to_bytes_task(x, out, *tiling.range(task)))
     return result
 
 
 def moments(x_mchw: torch.Tensor, centre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and biased variance of each channel, float32; centre: a first guess of the mean."""
     tiling = Tiling(x_mchw.numel(), x_mchw.shape[1])
-    x, middle = _flat(x_mchw), tiling.tile(centre)
+    x, middle = flat(x_mchw), tiling.tile(centre)
     sums = tiling.zeros(2)
 
     def work(task: int) -> None:
         _moments_task(x, middle, sums[task, 0], sums[task, 1], *tiling.range(task))
 
-    _each(tiling.tasks, work)
+    each(tiling.tasks, work)
     first, second = tiling.fold(sums) / (x_mchw.numel() // x_mchw.shape[1])
     return (centre + first).float(), (second - first * first).clamp_min_(0).float()
 
@@ -418,10 +420,10 @@ class Layer:
         self.state_type = np.float64 if self.whole else np.float32
         self.threshold = threshold * (state_scale or 1)
         tile, real = self.tiling.tile, self.state_type
-        self.sums = (_flat(first), _flat(sums[1]) if len(sums) > 1 else None)
+        self.sums = (flat(first), flat(sums[1]) if len(sums) > 1 else None)
         self.arguments = (
             *self.sums,
-            _flat(extra),
+            flat(extra),
             tile(scales[0]),
             tile(scales[1]) if len(sums) > 1 else None,
             tile(bias),
@@ -440,13 +442,13 @@ class Layer:
         """Spikes like the sums, and their mean."""
         tiling = self.tiling
         spikes = torch.empty_like(self.like)
-        out, counts = _flat(spikes), tiling.zeros()
+        out, counts = flat(spikes), tiling.zeros()
 
         def work(task: int) -> None:
             state = np.empty(tiling.width, self.state_type)
             _forward_task(*self.arguments, state, out, counts[task], *tiling.range(task))
 
-        _each(tiling.tasks, work)
+        each(tiling.tasks, work)
         return spikes, (tiling.fold(counts).sum() / spikes.numel()).float()
 
     def backward(
@@ -468,7 +470,7 @@ class Layer:
         grad = torch.empty_like(self.like)
         reduced = tiling.zeros(3)
         middles = [tiling.tile(centre) for centre in centres or []]
-        incoming, out = _flat(grad_spikes), _flat(grad)
+        incoming, out = flat(grad_spikes), flat(grad)
         surrogate = (
             np.float32(self.keep),
             self.state_type(1 / self.threshold),
@@ -492,7 +494,7 @@ class Layer:
                 *tiling.range(task),
             )
 
-        _each(tiling.tasks, work)
+        each(tiling.tasks, work)
         return grad, tiling.fold(reduced)
 
 
@@ -507,8 +509,8 @@ def normed_backward(
     tiling = Tiling(x_mchw.numel(), x_mchw.shape[1])
     result = torch.empty_like(x_mchw)
     vectors = [tiling.tile(vector) for vector in (factor, slope, offset)]
-    arrays = _flat(grad), _flat(x_mchw), *vectors, _flat(result)
-    _each(
+    arrays = flat(grad), flat(x_mchw), *vectors, flat(result)
+    each(
         tiling.tasks,
         lambda task: _normed_backward_task(*arrays, *tiling.range(task)),
     )

@@ -154,7 +154,7 @@ def test_kernels_work_in_a_forked_child() -> None:
     queue = context.Queue()
     try:
         torch.set_num_threads(2)
-        kernels._each(2, lambda _task: None)  # the pool's threads exist in the parent alone
+        kernels.each(2, lambda _task: None)  # the pool's threads exist in the parent alone
         child = context.Process(target=_child, args=(queue,), daemon=True)
         child.start()
         assert queue.get(timeout=60) == 6
@@ -165,5 +165,5 @@ def test_kernels_work_in_a_forked_child() -> None:
 
 def _child(queue) -> None:
     done = []
-    kernels._each(3, lambda task: done.append(task + 1))
+    kernels.each(3, lambda task: done.append(task + 1))
     queue.put(sum(done))
