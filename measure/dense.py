@@ -10,7 +10,7 @@ accelerator reuses both, so compare the two sides, not either with a chip.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -21,7 +21,7 @@ from measure.energy import connections, energy, rate_times_steps
 from measure.profile import Profile
 from measure.terms import weight_count
 from splitcore.errors import ProfileError
-from splitcore.graph import Conv, ConvTranspose, Dense, Graph
+from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Synapse
 
 ROUNDS, PRECISION = 60, 1e-12
 
@@ -34,6 +34,23 @@ class DenseEnergy:
     macs: int
     op_only_pj: float
     full_pj: float
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """What one layer of an ordinary network does for one image, and the sizes of its buffers.
+
+    macs, outputs and addresses are operations; weights, inputs, outputs and biases are the words
+    that its buffers hold. The inputs of all its connections lie in one buffer.
+    """
+
+    name: str
+    macs: int
+    weights: int
+    inputs: int
+    outputs: int
+    biases: int
+    addresses: int
 
 
 @dataclass(frozen=True)
@@ -53,36 +70,54 @@ class BreakEven:
 
 def dense_energy(graph: Graph, profile: Profile) -> DenseEnergy:
     """Cost of the graph's dense twin on a digital profile. Raises ProfileError without MACs."""
+    return layers_energy(dense_layers(graph), profile)
+
+
+def layers_energy(layers: Sequence[DenseLayer], profile: Profile) -> DenseEnergy:
+    """Cost of any ordinary network, layer by layer. Raises ProfileError without MACs."""
     mac_pj = profile.value("mac_energy")
     if mac_pj is None:
         raise ProfileError(f"profile {profile.name}: figures.mac_energy: missing")
-    macs = total = 0
+    add_pj = profile.value("address_add_energy") or 0.0
+    macs = sum(layer.macs for layer in layers)
     extra = 0.0
-    for layer in graph.layers:
-        outputs = math.prod(graph.shapes[layer.name])
-        layer_macs = sum(
-            connections(current.synapse, graph.shapes[current.source]) for current in layer.currents
-        )
-        macs += layer_macs
-        total += outputs
-        add_pj = profile.value("address_add_energy") or 0.0
-        for current in layer.currents:
-            extra += add_pj * _address_additions(current.synapse, graph, current.source, outputs)
+    for layer in layers:
+        extra += add_pj * layer.addresses
         if profile.memory is not None:
             memory = profile.memory
-            weights = sum(weight_count(current.synapse) for current in layer.currents)
-            inputs = sum(math.prod(graph.shapes[current.source]) for current in layer.currents)
-            extra += layer_macs * profile.word_pj(weights, memory.weight_bits)
-            extra += layer_macs * profile.word_pj(inputs, memory.activation_bits)
-            extra += outputs * profile.word_pj(layer.bias.size, memory.bias_bits)
-            extra += outputs * profile.word_pj(outputs, memory.activation_bits)
+            extra += layer.macs * profile.word_pj(layer.weights, memory.weight_bits)
+            extra += layer.macs * profile.word_pj(layer.inputs, memory.activation_bits)
+            extra += layer.outputs * profile.word_pj(layer.biases, memory.bias_bits)
+            extra += layer.outputs * profile.word_pj(layer.outputs, memory.activation_bits)
     op_only = macs * mac_pj
     return DenseEnergy(profile.name, macs, op_only, op_only + extra)
 
 
-def _address_additions(synapse: object, graph: Graph, source: str, outputs: int) -> int:
+def dense_layers(graph: Graph) -> list[DenseLayer]:
+    """The layers of the graph's dense twin."""
+    found = []
+    for layer in graph.layers:
+        outputs = math.prod(graph.shapes[layer.name])
+        sources = [(current, graph.shapes[current.source]) for current in layer.currents]
+        found.append(
+            DenseLayer(
+                name=layer.name,
+                macs=sum(connections(current.synapse, shape) for current, shape in sources),
+                weights=sum(weight_count(current.synapse) for current in layer.currents),
+                inputs=sum(math.prod(shape) for _, shape in sources),
+                outputs=outputs,
+                biases=int(layer.bias.size),
+                addresses=sum(
+                    _address_additions(current.synapse, math.prod(shape), outputs)
+                    for current, shape in sources
+                ),
+            )
+        )
+    return found
+
+
+def _address_additions(synapse: Synapse, inputs: int, outputs: int) -> int:
     """Lemaire: inputs + outputs + kernel places of a convolution; a counter a weight if dense."""
-    inputs = math.prod(graph.shapes[source])
     match synapse:
         case Dense(weight_oi=weight):
             return int(weight.size)

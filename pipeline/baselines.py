@@ -54,10 +54,10 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['split']}, on {result['rows'][0]['test']['samples']} test images:"
     ]
     for row in result["rows"]:
-        test = row["test"]
+        test, macs = row["test"], sum(layer["macs"] for layer in row["edge_layers"])
         lines.append(
             f"  {row['name']}: {100 * test['accuracy']:.2f} % "
             f"({100 * test['accuracy_low']:.1f} … {100 * test['accuracy_high']:.1f}), "
-            f"{test['payload_bits_mean']:,.0f} bits, {test['edge_macs']:,} MACs on the edge"
+            f"{test['payload_bits_mean']:,.0f} bits, {macs:,} MACs on the edge"
         )
     return "\n".join([*lines, f"written: {result['file']}"])

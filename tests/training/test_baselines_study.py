@@ -1,21 +1,27 @@
 """Baseline networks: same geometry as the spiking ones, trained and measured on digits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from measure.dense import dense_layers
 from splitcore.errors import ConfigError
 from splitcore.splits import BACKBONES, backbone_named
 from training import backbones, config
 from training.baselines.ann import ann_blocks
 from training.baselines.bottlenetpp import BottleNetPlusPlus
-from training.baselines.evaluate import edge_macs, evaluate
+from training.baselines.edge_cost import edge_layers, raw_bits
+from training.baselines.evaluate import evaluate
 from training.baselines.fit import fit
 from training.baselines.int8_edge import quantised_edge
+from training.baselines.one_bit import OneBit
 from training.baselines.split_ann import SplitAnn, without_codec
 from training.baselines.study import study
 from training.blocks import NeuronConfig
 from training.data import digits
 from training.data.dataset import Dataset
+from training.model import SplitModel
 
 
 def _small_digits() -> Dataset:
@@ -51,11 +57,53 @@ def test_ann_has_the_convs_of_the_spiking_backbone(name: str) -> None:
     )
 
 
-def test_edge_macs_are_counted_by_hand() -> None:
-    # resnet8, width 8, 8×8 images: stem 3×3×1×8, block 1 twice 3×3×8×8; encoder 3×3×8×2
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_edge_layers_of_an_ann_are_those_of_the_spiking_networks_dense_twin(name: str) -> None:
+    shape, split = (3, 16, 16), BACKBONES[name].split_points[2]
+    spiking = SplitModel(
+        BACKBONES[name],
+        split=split,
+        bottleneck=None,
+        width=4,
+        input_shape=shape,
+        input_bits=6,
+        classes=10,
+        steps=2,
+        neuron=NeuronConfig(),
+    )
+    blocks = ann_blocks(BACKBONES[name], width=4, input_shape=shape)
+    features = torch.nn.Sequential(*blocks[:3]).eval()(torch.rand(1, *shape)).shape[1]
+    codec = BottleNetPlusPlus(features, 2)
+    found = edge_layers(SplitAnn(blocks, 3, codec, 8, 10), shape)
+    twin = dense_layers(spiking.lower()[0])
+    assert [replace(layer, name="") for layer in found[:-1]] == [
+        replace(layer, name="") for layer in twin
+    ]
+
+
+def test_edge_layers_and_raw_bits_are_counted_by_hand() -> None:
+    # resnet8, width 8, 8×8 images. A 3×3 kernel meets (8 + 7 + 7)² = 484 places of an 8×8 map.
     net = _net(BottleNetPlusPlus(8, 2))
-    stem, block, encoder = 64 * 9 * 8, 2 * 64 * 9 * 64, 64 * 9 * 16
-    assert edge_macs(net, (1, 8, 8)) == stem + block + encoder
+    stem, first, second, encoder = edge_layers(net, (1, 8, 8))
+    assert (stem.macs, stem.weights, stem.inputs) == (484 * 8, 9 * 8, 64)
+    assert (first.macs, first.weights, first.inputs) == (484 * 64, 9 * 64, 512)
+    # the shortcut: 512 connections of one weight from 512 more inputs
+    assert (second.macs, second.weights, second.inputs) == (484 * 64 + 512, 9 * 64 + 1, 1024)
+    assert (encoder.macs, encoder.weights, encoder.outputs) == (484 * 16, 9 * 16, 128)
+    assert (stem.biases, encoder.biases) == (8, 2)
+    # inputs + outputs + places of the kernels
+    assert encoder.addresses == 512 + 128 + 2 * 9
+    assert raw_bits(net, (1, 8, 8)) == 128 * 8
+    assert raw_bits(_net(OneBit(8, 2, stride=2)), (1, 8, 8)) == 2 * 4 * 4
+
+
+def test_edge_layers_without_a_cut_are_the_whole_network() -> None:
+    net = _net()
+    layers = edge_layers(net, (1, 8, 8))
+    assert sum(layer.name.startswith("edge.") for layer in layers) == 3
+    assert sum(layer.name.startswith("cloud.") for layer in layers) == 4
+    assert (layers[-1].name, layers[-1].macs, layers[-1].biases) == ("readout", 320, 10)
+    assert raw_bits(net, (1, 8, 8)) == 8
 
 
 def test_everything_on_the_edge_sends_one_byte_with_the_class() -> None:
@@ -93,8 +141,10 @@ def test_study_measures_every_baseline_on_real_bytes() -> None:
     assert test["all on the edge (ANN)"]["payload_bits_mean"] == 8
     low, high = test["all in the cloud (JPEG 5)"], test["all in the cloud (JPEG 95)"]
     assert 0 < low["payload_bits_mean"] < high["payload_bits_mean"]
-    assert high["edge_macs"] == 0
-    assert test["BottleNet++, int8 edge"]["edge_macs"] == test["BottleNet++"]["edge_macs"] > 0
+    layers = {name: row["edge_layers"] for name, row in rows.items()}
+    assert layers["all in the cloud (JPEG 95)"] == []
+    assert rows["all in the cloud (JPEG 95)"]["raw_bits"] == 8 * 64
+    assert layers["BottleNet++, int8 edge"] == layers["BottleNet++"] != []
     for figures in test.values():
         assert figures["samples"] == 128
         assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
@@ -135,7 +185,7 @@ def test_int8_edge_computes_in_bytes_and_stays_near_the_float_one() -> None:
     places = {type(module).__module__ for module in small.edge.modules()}
     assert any("quantized" in place for place in places)
     assert not any(isinstance(module, torch.nn.Conv2d) for module in small.edge.modules())
-    both = [evaluate(model, data.test, counted=net).accuracy for model in (net, small)]
+    both = [evaluate(model, data.test).accuracy for model in (net, small)]
     assert abs(both[0] - both[1]) < 0.1
 
 

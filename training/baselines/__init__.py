@@ -9,6 +9,7 @@ jpeg.py         JPEG streams, and everything in the cloud: the picture itself, a
 split_ann.py    backbone and codec as one model; no codec is everything on the edge
 int8_edge.py    the edge half in 8-bit integers, quantised after training
 fit.py          training, by the recipe of a spiking run
+edge_cost.py    what is computed on the edge, layer by layer
 evaluate.py     accuracy and bytes an image on real payloads
 study.py        all of them on one data set, as rows
 """

@@ -34,6 +34,8 @@ class FeatureCodec(torch.nn.Module, ABC):
 
     encoder: torch.nn.Module
     decoder: torch.nn.Module
+    value_bits = 8
+    """Bits of one value of a code before anything squeezes it."""
     envelope_bytes = 0
     """Bytes of each payload that a packet of ours would carry in its envelope."""
 

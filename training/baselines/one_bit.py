@@ -22,6 +22,7 @@ MOMENTUM = 0.1
 class OneBit(FeatureCodec):
     """code_channels of one bit a position."""
 
+    value_bits = 1
     envelope_bytes = 1  # the codec's id
 
     def __init__(self, channels: int, code_channels: int, stride: int = 1, kernel: int = 3) -> None:

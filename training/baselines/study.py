@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from splitcore.splits import backbone_named
 from training.baselines.bottlenet import BottleNet
 from training.baselines.bottlenetpp import BottleNetPlusPlus
 from training.baselines.codec import FeatureCodec
+from training.baselines.edge_cost import edge_layers, raw_bits
 from training.baselines.evaluate import evaluate
 from training.baselines.fit import as_input, fit
 from training.baselines.int8_edge import quantised_edge
@@ -40,8 +42,8 @@ def study(
     whole: the trained ANN they begin with. They train by the run's own recipe: as many epochs, of
     which as many for the codec alone, and a frozen edge where the spiking one is frozen. Codes are
     sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps, BottleNet++
-    about as many, BottleNet as many channels. Each row holds the figures on the validation images,
-    for choosing, and on the test images.
+    about as many, BottleNet as many channels. Each row holds the layers that the edge computes, the
+    figures on the validation images, for choosing, and those on the test images.
     Raises ConfigError for data that are no images of 1 or 3 channels, and without a bottleneck.
     """
     shape, neck = dataset.image_shape, config.bottleneck
@@ -135,9 +137,13 @@ def _row(
     counted: SplitAnn | None = None,
     **more: Any,
 ) -> dict[str, Any]:
+    """One row; counted: the model whose edge is counted where `model` is its quantised copy."""
+    counted = counted or model
     return {
         "name": name,
         **more,
-        "validation": evaluate(model, dataset.validation, counted=counted).row(),
-        "test": evaluate(model, dataset.test, counted=counted).row(),
+        "raw_bits": raw_bits(counted, dataset.image_shape),
+        "edge_layers": [asdict(layer) for layer in edge_layers(counted, dataset.image_shape)],
+        "validation": evaluate(model, dataset.validation).row(),
+        "test": evaluate(model, dataset.test).row(),
     }
