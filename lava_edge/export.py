@@ -30,12 +30,14 @@ def export_bundle(
     probe: Probe,
     describe: Callable[[dict[str, FileRecord]], Manifest],
     context_model: ContextModel | None = None,
+    card: Callable[[Manifest], str] | None = None,
 ) -> Bundle:
     """Write the bundle `out` with both halves and, where given, its context model; or nothing.
 
-    describe gets the file records and returns the manifest. Raises OverflowBoundError where the
-    graph could leave 24 bits within the probe's number of steps, BundleError where the probe's
-    code or shapes are not those of the graph, NetxError where the file does not read back equal.
+    describe gets the file records and returns the manifest; card makes the text for people of it.
+    Raises OverflowBoundError where the graph could leave 24 bits within the probe's number of
+    steps, BundleError where the probe's code or shapes are not those of the graph, NetxError where
+    the file does not read back equal.
     """
     _check_shapes(graph, tail, probe)
     bounds.check(graph, steps=probe.code_ntchw.shape[1])
@@ -55,6 +57,7 @@ def export_bundle(
         lambda path: tail_file.save(tail, path),
         probe,
         write_context if context_model is not None else None,
+        card,
     )
 
 

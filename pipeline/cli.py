@@ -98,6 +98,10 @@ def train(
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the folder.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Begin with this bundle's integers, not with the config's `start`."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -110,7 +114,7 @@ def train(
 
     _answer(
         as_json,
-        lambda: work.run(config, data=data, out=out, resume=resume, device=device),
+        lambda: work.run(config, data=data, out=out, resume=resume, device=device, start=start),
         work.summary,
     )
 

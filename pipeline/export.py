@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from lava_edge.export import export_bundle
+from pipeline import card
 from splitcore.bundle import Bundle, FileRecord, Manifest, Probe
 from splitcore.codec import context_fit
+from splitcore.codec.context import CodeContext
+from splitcore.codec.registry import encode_best
 from splitcore.errors import DataError
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
@@ -18,6 +21,7 @@ from training.data.dataset import Dataset
 
 PROBE_SAMPLES = 16
 CODE_SAMPLES = 8192  # training images over which the code's rates and context model are taken
+TOLD_SAMPLES = 512  # test images over which the card's bits and firing rates are taken
 
 
 def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
@@ -42,19 +46,25 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
         labels_n=dataset.test.labels_n[:PROBE_SAMPLES],
     )
 
+    narrow = graph.output_shape[0] <= context_fit.MAX_CHANNELS
+    context_model = context_fit.fit(code) if narrow else None
+    rates = tuple(float(rate) for rate in code.mean(axis=(0, 1, 3, 4), dtype=np.float64))
+    coding = CodeContext((model.steps, *graph.output_shape), rates, context_model)
+    told = test.code_ntchw[:TOLD_SAMPLES]
+    payload_bits = 8 * float(np.mean([len(encode_best(each, coding)[1]) for each in told]))
+    layer_rates = evaluate.firing_rates(model, dataset.test.images[:TOLD_SAMPLES])
+
     def describe(files: dict[str, FileRecord]) -> Manifest:
         return Manifest(
             name=config.name,
             backbone=config.model.backbone,
-            split=config.bottleneck.split,
+            split=config.split,
             steps=config.model.steps,
             input_shape=graph.input.shape,
             input_bits=bits,
             feature_shape=model.feature_shape,
             code_shape=graph.output_shape,
-            code_rates=tuple(
-                float(rate) for rate in code.mean(axis=(0, 1, 3, 4), dtype=np.float64)
-            ),
+            code_rates=rates,
             classes=found.classes,
             data=dataset.name,
             accuracy=evaluate.accuracy(test.labels_n, dataset.test.labels_n),
@@ -63,6 +73,10 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
                 "config": config.model_dump(mode="json"),
                 "epochs": found.epoch,
                 "data_digest": found.data_digest,
+                "payload_bits_mean": payload_bits,
+                "layer_rates": {
+                    layer.name: rate for layer, rate in zip(graph.layers, layer_rates, strict=True)
+                },
             },
             files=files,
         )
@@ -73,7 +87,8 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
         tail=tail,
         probe=probe,
         describe=describe,
-        context_model=context_fit.fit(code),
+        context_model=context_model,
+        card=card.text,
     )
 
 

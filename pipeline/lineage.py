@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
+from lava_edge import netx_file
+from splitcore import tail
+from splitcore.bundle import Bundle
 from splitcore.errors import ConfigError
-from training import checkpoint, loop
+from training import checkpoint, loop, start
 from training import config as configuration
 from training.baselines import ann_loop
 from training.baselines.split_ann import SplitAnn
 from training.config import Config
 from training.data.dataset import Dataset
 from training.model import SplitModel
+from training.unfold import begin_with_integers
+
+SETTLED = 512  # training images over which a bundle's norms find their statistics
 
 
 def beside(config_path: Path, name: str) -> Config:
@@ -63,8 +70,15 @@ class Runs:
             if found is None or found.epoch < found.config.recipe.epochs:
                 self.train(config, folder, resume=found is not None)
 
-    def train(self, config: Config, out: Path, *, resume: bool) -> SplitModel | SplitAnn:
-        """One run into `out`; its ancestors are complete."""
+    def train(
+        self, config: Config, out: Path, *, resume: bool, bundle: Bundle | None = None
+    ) -> SplitModel | SplitAnn:
+        """One run into `out`; its ancestors are complete.
+
+        bundle: begin with its integers instead of the run that the config names.
+        """
+        if bundle is not None and config.model.neuron == "relu":
+            raise ConfigError(f"{config.name}: an ANN cannot begin with a bundle")
         if config.model.neuron == "relu":
             return ann_loop.fit_ann(
                 config,
@@ -78,9 +92,24 @@ class Runs:
             config,
             self.dataset,
             out,
-            parent=None if config.start is None else self.network(config.start),
+            begin=partial(self._begin, config, bundle),
             teacher=None if config.teacher is None else self.network(config.teacher),
             resume=resume,
             device=self.device,
             progress=self.progress,
         ).model
+
+    def _begin(self, config: Config, bundle: Bundle | None, model: SplitModel) -> None:
+        if bundle is not None:
+            manifest = bundle.manifest
+            edge = netx_file.load(bundle.edge_path, manifest.input_bits or None)
+            cloud = tail.load(bundle.cloud_path)
+            begin_with_integers(
+                model,
+                {layer.name: layer for layer in (*edge.layers, *cloud.graph.layers)},
+                (cloud.weight_kc, cloud.bias_k),
+                self.dataset.train.images[:SETTLED],
+                manifest.name,
+            )
+        elif config.start is not None:
+            start.begin(model, self.network(config.start), config.start)

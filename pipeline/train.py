@@ -13,6 +13,7 @@ import torch
 
 from pipeline import lineage
 from pipeline.console import progress_bar
+from splitcore.bundle import open_bundle
 from splitcore.errors import UsageError
 from training import checkpoint, evaluate, parallel
 from training import config as configuration
@@ -21,16 +22,29 @@ from training.teacher import Teacher
 
 
 def run(
-    config_path: Path, *, data: str | None, out: Path | None, resume: bool, device: str
+    config_path: Path,
+    *,
+    data: str | None,
+    out: Path | None,
+    resume: bool,
+    device: str,
+    start: Path | None = None,
 ) -> dict[str, Any] | None:
     """Train; the result carries the exact test accuracy with its 95 % interval.
 
-    Under torchrun every process is given its share, and rank 0 alone has a result.
+    start: a bundle to begin with, in the place of the run that the config names. Under torchrun
+    every process is given its share, and rank 0 alone has a result.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: there is no CUDA device here; use cpu")
     config = configuration.load(config_path)
+    bundle = None if start is None else open_bundle(start)
+    if bundle is not None:
+        config = config.model_copy(update={"start": None})
     needed = lineage.ancestors(config, config_path)
+    if bundle is not None:
+        raw = {**config.model_dump(mode="json"), "start": bundle.manifest.name}
+        config = configuration.parse(raw, str(start))
     settings = config.data
     dataset = sources.load(
         data or settings.source, settings.seed, settings.image_shape, config.model.steps
@@ -40,7 +54,7 @@ def run(
         shown = progress if parallel.leads() else None
         runs = lineage.Runs(folder.parent, dataset, own, shown)
         runs.complete(needed)
-        trained = runs.train(config, folder, resume=resume)
+        trained = runs.train(config, folder, resume=resume, bundle=bundle)
         if not parallel.leads():
             return None
     scores = Teacher(trained, own)(dataset.test.images)

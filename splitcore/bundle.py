@@ -5,6 +5,7 @@
     cloud.safetensors   the cloud half (splitcore.tail)
     probe.safetensors   a few frames with the spikes and scores the trained model gave at export
     context.safetensors optional: the context model of the code's spikes (splitcore.codec)
+    card.md             optional: what the manifest says, for people; no program reads it
 
 The bundle's digest is the sha256 of manifest.json; the manifest names the digest of all the rest.
 A folder appears whole or not at all: it is written beside its place and renamed.
@@ -29,7 +30,7 @@ from splitcore import spikes
 from splitcore.errors import BundleError, CodecError
 
 MANIFEST, EDGE, CLOUD, PROBE = "manifest.json", "edge.net", "cloud.safetensors", "probe.safetensors"
-CONTEXT = "context.safetensors"
+CONTEXT, CARD = "context.safetensors", "card.md"
 FILES = (EDGE, CLOUD, PROBE)
 MAX_FILE_BYTES = 1 << 30
 MAX_MANIFEST_BYTES = 1 << 20
@@ -187,11 +188,12 @@ def write_bundle(
     write_cloud: Callable[[Path], None],
     probe: Probe,
     write_context: Callable[[Path], None] | None = None,
+    card: Callable[[Manifest], str] | None = None,
 ) -> Bundle:
     """Write a whole bundle to `out`, or nothing. An older bundle there is replaced.
 
     describe gets the file records and returns the manifest; write_edge, write_cloud and, where
-    given, write_context write the file at the path they are given.
+    given, write_context write the file at the path they are given; card tells people the rest.
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise BundleError(f"{out}: exists and is no bundle; choose another place")
@@ -218,6 +220,8 @@ def write_bundle(
         }
         manifest = describe(records)
         (scratch / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        if card is not None:
+            (scratch / CARD).write_text(card(manifest), encoding="utf-8")
         scratch.chmod(0o755)
         for file in scratch.iterdir():
             file.chmod(0o644)

@@ -84,6 +84,7 @@ class Recipe(_Strict):
     folded_epochs: the last epochs, which train on the frozen, folded integers themselves.
     frozen_edge_views: 0, or the edge's blocks stay as they began, and their spikes are computed
     once, for so many augmented views of each image: many codes at one cut become cheap.
+    precise: float32 also where bfloat16 would do, for gradients that equal stock SLAYER's.
     optimiser: see training.optimise; adamw_rate: what "muon" leaves to AdamW learns at this rate.
     step_loss: weight of the loss of every step's running answer, so that early steps answer too.
     rate_penalty: times the mean firing rate of the edge layers; energy as a knob.
@@ -96,6 +97,7 @@ class Recipe(_Strict):
     folded_epochs: Annotated[int, Field(ge=1)] = 1
     frozen_edge_views: Annotated[int, Field(ge=0, le=64)] = 0
     batch_size: Count = 64
+    precise: bool = False
     optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
     adamw_rate: Annotated[float, Field(gt=0, le=10)] = 4e-3
@@ -184,7 +186,7 @@ def _check(config: Config, where: str) -> None:
         (config.model.neuron == "relu" and neck, "bottleneck", "an ANN (neuron: relu) is not cut"),
         (recipe.codec_epochs and not squeezed, "recipe.codec_epochs", "there is no codec to train"),
         (
-            neck and not squeezed and {"stride", "kernel"} & neck.model_fields_set,
+            neck and not squeezed and (neck.stride, neck.kernel) != (1, 3),
             "bottleneck.channels",
             "stride and kernel need a number of channels",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,24 @@ def answers(model: SplitModel, images: np.ndarray, batch: int = 256) -> Answers:
             codes.append(code.to(torch.uint8).cpu().numpy())
     model.train(was_training)
     return Answers(np.concatenate(codes), np.concatenate(scores))
+
+
+def firing_rates(model: SplitModel, images: np.ndarray) -> list[float]:
+    """Spikes a neuron and step of every edge layer in order, over these images."""
+    seen: list[list[float]] = [[] for _ in model.edge_layers()]
+
+    def note(index: int) -> Callable[..., None]:
+        return lambda _layer, _events, spikes: seen[index].append(float(spikes.float().mean()))
+
+    hooks = [
+        layer.register_forward_hook(note(index)) for index, layer in enumerate(model.edge_layers())
+    ]
+    try:
+        answers(model, images, batch=len(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [rates[0] for rates in seen]
 
 
 def accuracy(predicted_n: np.ndarray, labels_n: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from rich.progress import Progress
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from splitcore.errors import ConfigError
-from training import checkpoint, evaluate, optimise, parallel, start
+from training import checkpoint, evaluate, optimise, parallel
 from training.baselines.split_ann import SplitAnn
 from training.batches import Batch, Batches, Fresh, Frozen
 from training.blocks import Norm, NormedConv
@@ -46,7 +47,7 @@ def fit(
     dataset: Dataset,
     out: Path,
     *,
-    parent: SplitModel | SplitAnn | None = None,
+    begin: Callable[[SplitModel], None] | None = None,
     teacher: SplitModel | SplitAnn | None = None,
     resume: bool = False,
     device: str = "cpu",
@@ -54,15 +55,15 @@ def fit(
 ) -> Trained:
     """Train, writing checkpoint and TensorBoard curves into the folder `out`.
 
-    parent: the trained model of `config.start`; teacher: that of `config.teacher`. resume goes on
-    from the checkpoint there; without it an existing one is an error. On one thread the same config
-    and data give the same weights; with more, sums may come in another order.
+    begin: gives the new model the weights of `config.start`; teacher: that of `config.teacher`.
+    resume goes on from the checkpoint there; without it an existing one is an error. On one thread
+    the same config and data give the same weights; with more, sums may come in another order.
     """
     recipe = config.recipe
     torch.manual_seed(recipe.seed)
     model = config.build(dataset.image_shape, len(dataset.classes)).to(device)
-    if parent is not None:
-        start.begin(model, parent, str(config.start))
+    if begin is not None:
+        begin(model)
     optimiser = optimise.optimiser_of(model.parameters(), recipe)
     peaks = optimise.peaks(optimiser)
     order = torch.Generator().manual_seed(recipe.seed)
@@ -143,6 +144,8 @@ def _enter(model: SplitModel, config: Config, epoch: int) -> None:
     model.set_steps(1 if epoch < recipe.one_step_epochs else config.model.steps)
     folded = epoch >= recipe.epochs - recipe.folded_epochs
     model.set_norm(Norm.FOLDED if folded else Norm.FLOAT)
+    for layer in model.spiking_layers():
+        layer.precise = recipe.precise
     model.train()
     codec_alone = epoch < recipe.codec_epochs
     for part, frozen in (

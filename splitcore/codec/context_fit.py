@@ -26,6 +26,7 @@ PRIOR_WIDTH = 2.0  # log-odds; of the weights
 NEURON_WIDTH = 1.0  # log-odds; of a neuron's bias around its channel's
 MAX_VALUES = 24_000_000  # of one design matrix in float32; more samples than fit are left out
 NEWTON_VALUES = 4_000_000  # of its part on which whole Hessians are taken
+MAX_CHANNELS = 64  # of a code; every channel sees all others, so the cost grows with the cube
 MAX_STEPS = 30  # of either kind; half of them are rarely needed
 LARGE_STEP = 4.0  # log-odds; Newton overshoots on rates near 0 and 1
 SMALL_GAIN = 1e-3  # nats a sample: what is left to gain is not worth a step
@@ -37,12 +38,14 @@ def fit(code_ntchw: np.ndarray) -> ContextModel:
 
     Samples are taken evenly from the set until MAX_VALUES is reached. Deterministic on one machine;
     the result is rounded to integers and then travels in the bundle, so that it need not be the
-    same on another.
+    same on another. Raises DataError for what are no spikes, or more than MAX_CHANNELS of them.
     """
     code = np.asarray(code_ntchw)
     if code.ndim != 5 or code.size == 0 or code.max() > 1:
         raise DataError(f"context model: expected spikes (N, T, C, H, W), got {code.shape}")
     _, steps, channels, height, width = code.shape
+    if channels > MAX_CHANNELS:
+        raise DataError(f"context model: {channels} channels, at most {MAX_CHANNELS} are fitted")
     count, now = phases(steps), len(NOW_OFFSETS)
     bias = np.zeros((count, height, width, channels))
     weights = np.zeros((count, _TAPS, channels, channels))

@@ -22,6 +22,7 @@ from training.data.dataset import Dataset
 from training.losses import divergence
 from training.model import SplitModel
 from training.optimise import optimiser_of
+from training.unfold import begin_with_integers
 
 
 def _config(name: str = "tiny", **changed: object) -> config.Config:
@@ -169,7 +170,13 @@ def test_a_frozen_edge_stays_and_everything_else_learns(
     start.begin(before, parent, "parent")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", note)
-        loop.fit(settings, data, tmp_path, parent=parent, teacher=ann)
+        loop.fit(
+            settings,
+            data,
+            tmp_path,
+            begin=lambda model: start.begin(model, parent, "parent"),
+            teacher=ann,
+        )
     first, _, last = states
     assert _same(_state(before.edge), first["edge"])
     assert _same(first["edge"], last["edge"])
@@ -259,13 +266,12 @@ from training.batches import Fresh
 torch.set_num_threads(1)
 data = t.small_digits()
 with parallel.joined("cpu"):
-    settings = t._config(recipe={"epochs": 2, "folded_epochs": 2, "batch_size": 32})
+    recipe = {"epochs": 2, "folded_epochs": 2, "batch_size": 32, "precise": True}
+    settings = t._config(recipe=recipe)
     loop.fit(settings, data, Path(sys.argv[1]))
     torch.manual_seed(0)
     model = settings.build(data.image_shape, 10)
     loop._enter(model, settings, 0)
-    for layer in model.spiking_layers():
-        layer.precise = True
     learning = [p for p in model.parameters() if p.requires_grad]
     rows = parallel.share(t.np.arange(32))
     batch = Fresh(settings, data.train, None, "cpu").batch(rows, 0, parallel.noise(0, 0))
@@ -303,3 +309,30 @@ def test_two_processes_take_the_step_of_the_whole_batch(data: Dataset, tmp_path:
         assert torch.allclose(value, two[name], rtol=1e-4, atol=1e-6), name
         moved = max(moved, float((value - before[name]).abs().max()))
     assert moved > 1e-3
+
+
+def test_begin_with_integers_gives_the_same_network_back(data: Dataset, tmp_path: Path) -> None:
+    settings = _config(recipe={"epochs": 3, "folded_epochs": 1, "batch_size": 32})
+    trained = loop.fit(settings, data, tmp_path).model
+    edge, cloud = trained.lower()
+    records = {layer.name: layer for layer in (*edge.layers, *cloud.graph.layers)}
+    readout = (cloud.weight_kc, cloud.bias_k)
+    again = _config().build(data.image_shape, 10)
+    begin_with_integers(again, records, readout, data.train.images, "trained")
+    images = torch.from_numpy(data.test.images >> 2)
+    with torch.no_grad():
+        want, got = trained.eval()(images), again.eval()(images)
+    # q may round to another even number, so a few spikes may differ; the answers hardly do.
+    assert float((want.mean(0).argmax(1) == got.mean(0).argmax(1)).float().mean()) > 0.95
+    again.train()
+    again(torch.from_numpy(data.train.images >> 2))
+    rates = [float(layer.rate) for layer in again.spiking_layers() if layer.rate is not None]
+    assert len(rates) == len(again.spiking_layers())
+    assert all(0.01 < rate < 0.9 for rate in rates)
+    whole = _config(bottleneck=None).build(data.image_shape, 10)
+    begin_with_integers(whole, records, readout, data.train.images, "trained")
+    wide = _config(model={"backbone": "resnet8", "width": 16, "steps": 3})
+    with pytest.raises(ConfigError, match=r"start: trained is not of .* shape \(stem.conv\)"):
+        begin_with_integers(
+            wide.build(data.image_shape, 10), records, readout, data.train.images, "trained"
+        )

@@ -1,0 +1,54 @@
+"""A bundle's card: its manifest in words, for people who find the folder."""
+
+from __future__ import annotations
+
+import math
+
+import yaml
+
+from splitcore.bundle import Manifest
+from training.evaluate import wilson_interval
+
+
+def text(manifest: Manifest) -> str:
+    """Markdown: data, network, cut, accuracy, bits, firing rates, recipe, how to make it again."""
+    known = manifest.training
+    low, high = wilson_interval(manifest.accuracy, manifest.test_samples)
+    raw = math.prod(manifest.spike_shape)
+    features = 32 * math.prod(manifest.feature_shape)
+    rows = [
+        ("data", f"{manifest.data}, {len(manifest.classes)} classes"),
+        ("network", f"{manifest.backbone}, T = {manifest.steps}, cut behind {manifest.split}"),
+        (
+            "accuracy",
+            f"{100 * manifest.accuracy:.2f} % of {manifest.test_samples:,} test images (95 % "
+            f"interval {100 * low:.2f} … {100 * high:.2f} %), with the integers in these files",
+        ),
+        ("code, T×C×H×W", "×".join(map(str, manifest.spike_shape))),
+        ("raw bits an image", f"{raw:,}, {features / raw:,.4g} times below the features in fp32"),
+    ]
+    if bits := known.get("payload_bits_mean"):
+        rows.append(("coded bits an image", f"{bits:,.1f}, mean of the first test images"))
+    code = sum(manifest.code_rates) / len(manifest.code_rates)
+    rows.append(("code rate", f"{code:.4f} spikes a position and step"))
+    if rates := known.get("layer_rates"):
+        mean = sum(rates.values()) / len(rates)
+        rows.append(
+            (
+                "edge rate",
+                f"{mean:.4f} spikes a neuron and step, mean of {len(rates)} layers; "
+                f"T × rate {manifest.steps * mean:.3f}",
+            )
+        )
+    rows.append(("seed", str(known["config"]["recipe"]["seed"])))
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    config = yaml.safe_dump(known["config"], sort_keys=False, default_flow_style=False)
+    return (
+        f"# {manifest.name}\n\n| | |\n|---|---|\n{table}\n\n"
+        "To make it again, with the configs it begins with beside it:\n\n"
+        f"    spikebottlenet train training/configs/{manifest.name}.yaml --data DATA\n"
+        f"    spikebottlenet export runs/{manifest.name} --data DATA --out {manifest.name}\n\n"
+        "Other thread counts and processors add floats in another order while it trains, and give\n"
+        "other weights of about the same accuracy; these integers give these spikes everywhere.\n\n"
+        f"```yaml\n{config}```\n"
+    )

@@ -1,0 +1,128 @@
+"""From integers back to weights that train: begin with what a bundle holds.
+
+Folding gives a layer w = q·W′ and bias = q·b′. Here W′ and b′ become its weights again, and the
+norm that was folded away gets the statistics that W′ has on real images, so that it changes
+nothing until training moves it: γ = √(σ² + ε), β = b′ + μ. Folding such a layer gives its integers
+back, but for the rounding of a q that is not quite the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from splitcore.errors import ConfigError
+from splitcore.graph import Conv, ConvTranspose, Identity, Lif
+from training import evaluate
+from training.blocks import EPS, Block, NormedConv, SpikingLayer
+from training.model import SplitModel
+
+
+def begin_with_integers(
+    model: SplitModel,
+    records: Mapping[str, Lif],
+    readout: tuple[np.ndarray, np.ndarray],
+    images: np.ndarray,
+    name: str,
+) -> None:
+    """Copy the layers of these names, wherever either network is cut, and the readout.
+
+    Encoder and decoder are taken where they fit. images: uint8 (N, C, H, W) of training, for the
+    statistics. Raises ConfigError where the backbones are not of one shape.
+    """
+    layers = _named(model)
+    fitting = {key for key in layers if key in records and _fits(layers[key], records[key])}
+    missing = [key for key in layers if key not in {*fitting, "encoder", "decoder"}]
+    weight, bias = (torch.from_numpy(part) for part in readout)
+    if missing or weight.shape != model.readout.weight.shape:
+        what = missing[0] if missing else "readout"
+        raise ConfigError(f"start: {name} is not of this model's shape ({what})")
+    with torch.no_grad():
+        for key in fitting:
+            _copy(layers[key], records[key])
+        model.readout.weight.copy_(weight)
+        model.readout.bias.copy_(bias)
+    _settle(model, [layers[key] for key in fitting], images)
+
+
+def _named(model: SplitModel) -> dict[str, SpikingLayer]:
+    """Layers by the names of their records."""
+    layers: dict[str, SpikingLayer] = {}
+    for block_name, block in {**model.edge, **model.cloud}.items():
+        assert isinstance(block, Block)
+        for name, layer in block.layers.items():
+            assert isinstance(layer, SpikingLayer)
+            layers[f"{block_name.replace('/', '.')}.{name}"] = layer
+    ends = {"encoder": model.encoder, "decoder": model.decoder}
+    return layers | {name: layer for name, layer in ends.items() if layer is not None}
+
+
+def _kernels(record: Lif) -> list[np.ndarray]:
+    """Integer kernels of a record's convs, in order; an identity has none."""
+    found = []
+    for current in record.currents:
+        match current.synapse:
+            case Conv(weight_oihw=weight) | ConvTranspose(weight_iohw=weight):
+                found.append(weight)
+            case _:
+                continue
+    return found
+
+
+def _fits(layer: SpikingLayer, record: Lif) -> bool:
+    ours = [tuple(conv.weight.shape) for conv in layer.convs if isinstance(conv, NormedConv)]
+    identity = any(isinstance(current.synapse, Identity) for current in record.currents)
+    return ours == [kernel.shape for kernel in _kernels(record)] and identity == layer.identity
+
+
+def _copy(layer: SpikingLayer, record: Lif) -> None:
+    scale = record.threshold  # q, since the trained threshold is 1
+    for index, (conv, kernel) in enumerate(zip(layer.convs, _kernels(record), strict=True)):
+        assert isinstance(conv, NormedConv)
+        folded = torch.from_numpy(kernel.astype(np.float32)) * (layer.input_max / scale)
+        conv.synapse.weight.copy_(folded[..., None])
+        conv.gain.fill_((1 + EPS) ** 0.5)
+        conv.var.fill_(1.0)
+        conv.mean.fill_(0.0)
+        bias = torch.from_numpy(record.bias.astype(np.float32)) / scale
+        conv.shift.copy_(bias if index == 0 else torch.zeros_like(bias))
+
+
+def _settle(model: SplitModel, layers: list[SpikingLayer], images: np.ndarray) -> None:
+    """Give every norm the statistics of its sums on these images, without changing what it does."""
+
+    def note(layer: SpikingLayer) -> Callable[..., None]:
+        def before(_module: torch.nn.Module, events: tuple[torch.Tensor, ...]) -> None:
+            for conv, source in zip(layer.convs, events, strict=False):
+                assert isinstance(conv, NormedConv)
+                variance, mean = torch.var_mean(_sums(conv, source, layer.input_max), (0, 2, 3))
+                conv.mean.copy_(mean)
+                conv.var.copy_(variance)
+                conv.gain.copy_((variance + EPS).sqrt())
+                conv.shift.add_(mean)
+
+        return before
+
+    hooks = [layer.register_forward_pre_hook(note(layer)) for layer in layers]
+    try:
+        with torch.no_grad():
+            evaluate.answers(model, images, batch=len(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _sums(conv: NormedConv, source: torch.Tensor, input_max: int) -> torch.Tensor:
+    events = source.float() / input_max
+    if conv.transpose:
+        return F.conv_transpose2d(
+            events,
+            conv.weight,
+            stride=conv.stride,
+            padding=conv.padding,
+            output_padding=conv.output_padding,
+        )
+    return F.conv2d(events, conv.weight, None, conv.stride, conv.padding, groups=conv.groups)
