@@ -33,7 +33,7 @@ def run(
     data: str | None = None,
     samples: int | None = None,
 ) -> dict[str, Any]:
-    """Counts and modelled energy, per layer and in all, of the first `samples` test images.
+    """Counts and modelled energy, per layer and in all, of `samples` test images.
 
     Raises BundleError, DataError or ProfileError before anything is simulated.
     """

@@ -27,7 +27,9 @@ class Images:
 
 
 def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
-    """The first `samples` test images of `data`, or of what the bundle was trained on.
+    """All test images of `data`, or of what the bundle was trained on; or `samples` of them.
+
+    Those are spread evenly over the test set, whose images may be in the order of their classes.
 
     Raises DataError when they are not of the bundle's shape and classes, or are not there.
     """
@@ -36,16 +38,14 @@ def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
     source, seed = data or trained_on.get("source"), trained_on.get("seed", 0)
     if not isinstance(source, str) or not isinstance(seed, int):
         raise DataError(f"{bundle.path}: does not say what it was trained on; give --data")
-    dataset = sources.load(source, seed, manifest.input_shape, manifest.steps)
-    if dataset.classes != manifest.classes or dataset.image_shape[-3:] != manifest.input_shape:
+    test = sources.load_test(source, seed, manifest.input_shape, manifest.steps, samples)
+    images = test.split.images
+    if test.classes != manifest.classes or images.shape[-3:] != manifest.input_shape:
         raise DataError(
-            f"{source}: {len(dataset.classes)} classes of images {dataset.image_shape}; the bundle "
+            f"{source}: {len(test.classes)} classes of images {images.shape[1:]}; the bundle "
             f"expects {len(manifest.classes)} of {manifest.input_shape}"
         )
-    images, labels = dataset.test.images[:samples], dataset.test.labels_n[:samples]
-    if samples is not None and len(images) < samples:
-        raise DataError(f"{source}: has {len(images)} test images, {samples} were asked for")
-    return Images(dataset.name, images, frames(bundle, images), labels)
+    return Images(test.name, images, frames(bundle, images), test.split.labels_n)
 
 
 def _trained_on(manifest: Manifest) -> dict[str, Any]:

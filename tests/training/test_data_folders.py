@@ -9,7 +9,7 @@ from PIL import Image
 
 from splitcore.errors import DataError
 from training.data import class_folders, image_files
-from training.data.sources import load
+from training.data.sources import load, load_test
 
 
 def encoded(color: int | tuple[int, int, int] = 0, size=(6, 4), kind="PNG", mode="RGB") -> bytes:
@@ -75,6 +75,29 @@ def test_zip_and_folder_of_the_same_images_are_the_same_data(tmp_path, files):
     folder = load(write_folder(tmp_path / "folder", files))
     archive = load(write_zip(tmp_path / "files.zip", files))
     assert archive.digest == folder.digest
+
+
+@pytest.mark.parametrize("files", [TRAIN_AND_TEST, two_classes(10)])
+def test_test_images_alone_are_those_of_the_whole_set(tmp_path, files):
+    root = write_folder(tmp_path, files)
+    whole, part = load(root, seed=1), load_test(root, seed=1)
+    assert (part.name, part.classes) == (whole.name, whole.classes)
+    assert np.array_equal(part.split.images, whole.test.images)
+    assert np.array_equal(part.split.labels_n, whole.test.labels_n)
+
+
+def test_some_test_images_are_of_all_classes_and_no_others_are_read(tmp_path):
+    root = write_folder(tmp_path, TRAIN_AND_TEST)
+    for broken in ("train/ant/3.png", "train/bee/9.png", "test/ant/1.png", "test/bee/2.png"):
+        (root / broken).write_bytes(b"no image")
+    # two of red 0, 1, 2, 100, 101, 102: places 0 and 3
+    part = load_test(root, image_shape=(3, 4, 6), samples=2)
+    assert part.split.images[:, 0, 0, 0].tolist() == [0, 100]
+    assert part.split.labels_n.tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"test/ant/1\.png: broken image"):
+        load_test(root, image_shape=(3, 4, 6), samples=4)
+    with pytest.raises(DataError, match="has 6 test images, 7 were asked for"):
+        load_test(root, image_shape=(3, 4, 6), samples=7)
 
 
 def test_zip_with_a_wrapping_folder_and_resource_forks_is_read(tmp_path):

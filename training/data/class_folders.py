@@ -13,7 +13,9 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +26,15 @@ from rich.progress import Progress
 
 from splitcore.errors import DataError
 from splitcore.graph import Shape
-from training.data.dataset import MAX_ARRAY_BYTES, Dataset, Split, hold_out
+from training.data.dataset import (
+    MAX_ARRAY_BYTES,
+    Dataset,
+    Split,
+    TestPart,
+    hold_out,
+    hold_out_indices,
+    spread,
+)
 from training.data.image_files import Listing, Source, open_source
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
@@ -60,6 +70,38 @@ def load(path: Path, seed: int = 0, image_shape: Shape | None = None) -> Dataset
     `Dataset.resized`); without it all must be of the first one's size. C is 1 (grey) or 3 (RGB).
     Raises DataError naming the file or folder that is wrong.
     """
+    with _opened(path, image_shape) as (name, layout, decoder):
+        train = decoder.split(name, *_flat(layout.train))
+        test = decoder.split(name, *_flat(layout.test)) if layout.test else None
+    classes = len(layout.classes)
+    if test is None:
+        train, test = hold_out(train, _count(TEST_SHARE, len(train), classes), seed, name)
+    count = _count(VALIDATION_SHARE, len(train), classes)
+    train, validation = hold_out(train, count, seed, name)
+    return Dataset(name, layout.classes, train, validation, test, decoder.resized)
+
+
+def load_test(
+    path: Path, seed: int = 0, image_shape: Shape | None = None, samples: int | None = None
+) -> TestPart:
+    """The test images that `load` gives, or `samples` of them, without decoding the others.
+
+    Raises DataError like `load`, of what it has to read.
+    """
+    with _opened(path, image_shape) as (name, layout, decoder):
+        files, labels = _flat(layout.test or layout.train)
+        if not layout.test:
+            count = _count(TEST_SHARE, len(files), len(layout.classes))
+            _, held = hold_out_indices(labels, count, seed, name)
+            files, labels = [files[index] for index in held], labels[held]
+        chosen = spread(len(files), samples, name)
+        split = decoder.split(name, [files[index] for index in chosen], labels[chosen])
+    return TestPart(name, layout.classes, split)
+
+
+@contextmanager
+def _opened(path: Path, image_shape: Shape | None) -> Iterator[tuple[str, Layout, _Decoder]]:
+    """Name and layout of a folder or zip, and what decodes its images to one shape."""
     if image_shape is not None and (image_shape[0] not in MODE_OF or min(image_shape) < 1):
         raise DataError(f"image shape: expected (1 or 3, H, W), got {tuple(image_shape)}")
     with open_source(path) as source, warnings.catch_warnings():
@@ -68,18 +110,22 @@ def load(path: Path, seed: int = 0, image_shape: Shape | None = None) -> Dataset
         layout = arrange(path, source.listing)
         shape = image_shape or _shape_of(source, layout.train[0][0])
         decoder = _Decoder(source, shape, may_resize=image_shape is not None)
-        name = _dataset_name(path, layout)
-        train = decoder.split(name, layout.train)
-        test = decoder.split(name, layout.test) if layout.test else None
+        yield _dataset_name(path, layout), layout, decoder
     if decoder.resized:
         logger.info("%s: %d images cropped and scaled to %s", path, decoder.resized, shape)
-    smallest = len(layout.classes)  # one of each class, at least
-    if test is None:
-        count = max(round(TEST_SHARE * len(train)), smallest)
-        train, test = hold_out(train, count, seed, name)
-    count = max(round(VALIDATION_SHARE * len(train)), smallest)
-    train, validation = hold_out(train, count, seed, name)
-    return Dataset(name, layout.classes, train, validation, test, decoder.resized)
+
+
+def _flat(
+    by_class: tuple[tuple[PurePosixPath, ...], ...],
+) -> tuple[list[PurePosixPath], np.ndarray]:
+    """All files, one class after the other, and the class number of each."""
+    labels = np.repeat(np.arange(len(by_class)), [len(group) for group in by_class])
+    return [image for group in by_class for image in group], labels
+
+
+def _count(share: float, images: int, classes: int) -> int:
+    """How many to hold out: a share, but one of each class at least."""
+    return max(round(share * images), classes)
 
 
 def arrange(where: Path, listing: Listing) -> Layout:
@@ -184,16 +230,14 @@ class _Decoder:
         self._may_resize = may_resize
         self.resized = 0
 
-    def split(self, name: str, images: tuple[tuple[PurePosixPath, ...], ...]) -> Split:
-        """All images (by class) as one Split."""
-        files = [image for group in images for image in group]
+    def split(self, name: str, files: list[PurePosixPath], labels: np.ndarray) -> Split:
+        """The images in these files as one Split."""
         channels, height, width = self._shape
         if len(files) * channels * height * width > MAX_ARRAY_BYTES:
             raise DataError(
                 f"{name}: {len(files)} images of shape {self._shape} take more than "
                 f"{MAX_ARRAY_BYTES >> 30} GiB; ask for a smaller shape"
             )
-        labels = np.repeat(np.arange(len(images)), [len(group) for group in images])
         pixels = np.empty((len(files), *self._shape), dtype=np.uint8)
         small = len(self._source.read(files[0])) < THREADED_FILE_BYTES
         threads = 1 if small else os.cpu_count()

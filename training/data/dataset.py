@@ -82,17 +82,47 @@ class Dataset:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class TestPart:
+    """Test images alone, all or some; name and classes as in `Dataset`."""
+
+    __test__ = False  # no class of tests, whatever pytest makes of its name
+
+    name: str
+    classes: tuple[str, ...]
+    split: Split
+
+
 def hold_out(split: Split, count: int, seed: int, name: str) -> tuple[Split, Split]:
     """Part a split into what stays and `count` held out, classes in proportion, by seed.
 
     Raises DataError when a class has too few images for both parts.
     """
+    stay, held = hold_out_indices(split.labels_n, count, seed, name)
+    return split.take(stay), split.take(held)
+
+
+def hold_out_indices(
+    labels_n: np.ndarray, count: int, seed: int, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the images are that `hold_out` lets stay and holds out, each in rising order."""
     try:
         stay, held = train_test_split(
-            np.arange(len(split)), test_size=count, stratify=split.labels_n, random_state=seed
+            np.arange(len(labels_n)), test_size=count, stratify=labels_n, random_state=seed
         )
     except ValueError as error:
         raise DataError(
-            f"{name}: {len(split)} images are too few to hold out {count} ({error})"
+            f"{name}: {len(labels_n)} images are too few to hold out {count} ({error})"
         ) from None
-    return split.take(np.sort(stay)), split.take(np.sort(held))
+    return np.sort(stay), np.sort(held)
+
+
+def spread(available: int, wanted: int | None, name: str) -> np.ndarray:
+    """Indices of `wanted` images, evenly over all: folders are in the order of their classes.
+
+    None takes all. Raises DataError when there are fewer.
+    """
+    count = available if wanted is None else wanted
+    if count > available:
+        raise DataError(f"{name}: has {available} test images, {count} were asked for")
+    return np.arange(count) * available // count

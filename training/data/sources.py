@@ -12,7 +12,9 @@ from pathlib import Path
 from splitcore.errors import DataError
 from splitcore.graph import Shape
 from training.data import class_folders, digits, events, torchvision_cifar
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, TestPart, spread
+
+NAMES = ("digits", *torchvision_cifar.NAMES, *events.NAMES)
 
 
 def load(
@@ -40,12 +42,32 @@ def load(
     elif Path(name).exists():
         return class_folders.load(Path(name), seed, image_shape)
     else:
-        known = ", ".join(("digits", *torchvision_cifar.NAMES, *events.NAMES))
         raise DataError(
-            f"{name}: no such data; give one of {known}, or a folder or zip of class folders"
+            f"{name}: no such data; give one of {', '.join(NAMES)}, "
+            "or a folder or zip of class folders"
         )
     if image_shape is not None and tuple(image_shape) != dataset.image_shape:
         raise DataError(
             f"{name}: its images are {dataset.image_shape} (C, H, W), not {tuple(image_shape)}"
         )
     return dataset
+
+
+def load_test(
+    name_or_path: str | Path,
+    seed: int = 0,
+    image_shape: Shape | None = None,
+    steps: int | None = None,
+    samples: int | None = None,
+) -> TestPart:
+    """The test images that `load` gives, or `samples` of them spread evenly over all.
+
+    Of a folder or zip no other image is decoded. Raises DataError like `load`, and when there are
+    fewer than `samples`.
+    """
+    name = str(name_or_path)
+    if name not in NAMES and Path(name).exists():
+        return class_folders.load_test(Path(name), seed, image_shape, samples)
+    whole = load(name, seed, image_shape, steps)
+    chosen = spread(len(whole.test), samples, whole.name)
+    return TestPart(whole.name, whole.classes, whole.test.take(chosen))
