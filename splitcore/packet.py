@@ -49,14 +49,26 @@ class Packet:
     payload: bytes
 
     def __post_init__(self) -> None:
-        for name, value, limit in (
-            ("sample", self.sample, MAX_SAMPLE),
-            ("step", self.step, MAX_STEP),
-            ("codec", self.codec, MAX_CODEC),
-            ("payload bytes", len(self.payload), MAX_PAYLOAD_BYTES),
+        if not (
+            0 <= self.sample <= MAX_SAMPLE
+            and 0 <= self.step <= MAX_STEP
+            and 0 <= self.codec <= MAX_CODEC
+            and len(self.payload) <= MAX_PAYLOAD_BYTES
         ):
-            if not 0 <= value <= limit:
-                raise PacketError(f"packet: expected {name} in [0, {limit}], got {value}")
+            raise PacketError(self._out_of_range())
+
+    def _out_of_range(self) -> str:
+        limits = {
+            "sample": (self.sample, MAX_SAMPLE),
+            "step": (self.step, MAX_STEP),
+            "codec": (self.codec, MAX_CODEC),
+            "payload bytes": (len(self.payload), MAX_PAYLOAD_BYTES),
+        }
+        return next(
+            f"packet: expected {name} in [0, {limit}], got {value}"
+            for name, (value, limit) in limits.items()
+            if not 0 <= value <= limit
+        )
 
 
 @dataclass(frozen=True)

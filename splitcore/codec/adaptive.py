@@ -82,7 +82,7 @@ def _probability(ones, visits):
     return min(max(ones // visits, _FLOOR), _ONE - _FLOOR)
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _encode(spikes, first, rates_q16, out):
     ones, visits = _tables(rates_q16)
     at, low, size = 0, np.int64(0), np.int64(range_coder.TOP)
@@ -101,7 +101,7 @@ def _encode(spikes, first, rates_q16, out):
     return range_coder.finish(out, at, low, size)
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _decode(spikes, first, rates_q16, data):
     ones, visits = _tables(rates_q16)
     offset, at = range_coder.start(data)

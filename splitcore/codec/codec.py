@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -36,3 +37,13 @@ class Codec(ABC):
         self, payload: bytes, context: CodeContext, past_tchw: np.ndarray, steps: int
     ) -> np.ndarray:
         """The inverse of `encode`."""
+
+    def decode_many(
+        self, payloads: Sequence[bytes], context: CodeContext
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Whole samples at once, where a codec has a quicker way than one by one; else None.
+
+        Returns spikes uint8 (N, T, C, H, W), and bool (N,): whether `encode` writes that payload.
+        Where not, the spikes mean nothing and `decode` knows what is wrong.
+        """
+        return None

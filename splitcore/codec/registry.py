@@ -3,9 +3,13 @@
 encode_best(spikes, context)            a sample at once
 encode_best(step, context, past)        a step (or several) of a stream, given those before
 decode(id, payload, context[, past, steps])
+decode_many(whole samples, context)
 """
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -102,12 +106,43 @@ def decode(
     return spikes
 
 
+def decode_many(
+    samples: Sequence[tuple[int, bytes]], context: CodeContext, out_ntchw: np.ndarray
+) -> dict[int, CodecError]:
+    """Whole samples, each a codec id and a payload, into out_ntchw uint8 (N, T, C, H, W).
+
+    Returns what `decode` raises for a sample, by its place; out_ntchw is left alone there.
+    """
+    places_of: defaultdict[int, list[int]] = defaultdict(list)
+    for place, (codec_id, _) in enumerate(samples):
+        places_of[codec_id].append(place)
+    errors: dict[int, CodecError] = {}
+    for codec_id, places in places_of.items():
+        codec = _BY_ID.get(codec_id)
+        many = None
+        if codec is not None and codec.usable(context):
+            many = codec.decode_many([samples[place][1] for place in places], context)
+        if many is not None:
+            spikes_ntchw, good = many
+            here = np.array(places)
+            out_ntchw[here[good]] = spikes_ntchw[good]
+            places = here[~good].tolist()
+        for place in places:
+            try:
+                out_ntchw[place] = decode(*samples[place], context)
+            except CodecError as error:
+                errors[place] = error
+    return errors
+
+
 def warm(context: CodeContext) -> None:
     """Compile every coder, so that the first sample does not wait for it."""
     silence = np.zeros(context.shape, dtype=np.uint8)
     for codec in _CODECS:
         if codec.usable(context):
-            decode(codec.id, encode(codec, silence, context), context)
+            payload = encode(codec, silence, context)
+            decode(codec.id, payload, context)
+            codec.decode_many([payload], context)
 
 
 def _checked(spikes_tchw: np.ndarray, context: CodeContext, past: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ nothing for learning.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
@@ -44,6 +46,24 @@ class Trained(Codec):
         data = np.frombuffer(payload, dtype=np.uint8)
         _decode(spikes_thwc, len(past_tchw), *_arrays(context.model), probability_table(), data)
         return np.ascontiguousarray(spikes_thwc[len(past_tchw) :].transpose(0, 3, 1, 2))
+
+    def decode_many(
+        self, payloads: Sequence[bytes], context: CodeContext
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See Codec: one compiled call, which other threads need not wait for."""
+        steps, channels, height, width = context.shape
+        spikes_nthwc = np.zeros((len(payloads), steps, height, width, channels), dtype=np.uint8)
+        good = np.empty(len(payloads), dtype=np.bool_)
+        _decode_many(
+            spikes_nthwc,
+            *_arrays(context.model),
+            probability_table(),
+            np.frombuffer(b"".join(payloads), dtype=np.uint8),
+            np.cumsum([len(payload) for payload in payloads], dtype=np.int64),
+            range_coder.buffer_for(spikes_nthwc[0].size),
+            good,
+        )
+        return spikes_nthwc.transpose(0, 1, 4, 2, 3), good
 
 
 def _channels_last(spikes_tchw: np.ndarray) -> np.ndarray:
@@ -107,7 +127,7 @@ def _probability(odds, table):
     return table[min(max(odds, -ODDS_LIMIT), ODDS_LIMIT) + ODDS_LIMIT]
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _encode(spikes, first, bias, now, before, older, table, out):
     at, low, size = 0, np.int64(0), np.int64(range_coder.TOP)
     steps, height, width, channels = spikes.shape
@@ -126,7 +146,7 @@ def _encode(spikes, first, bias, now, before, older, table, out):
     return range_coder.finish(out, at, low, size)
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _decode(spikes, first, bias, now, before, older, table, data):
     offset, at = range_coder.start(data)
     size = np.int64(range_coder.TOP)
@@ -143,6 +163,21 @@ def _decode(spikes, first, bias, now, before, older, table, data):
                     spikes[t, y, x, c] = bit
                     if bit:
                         _spread(odds, now, phase, y, x, c)
+
+
+@numba.njit(nogil=True, cache=True)
+def _decode_many(spikes, bias, now, before, older, table, data, ends, again, good):
+    """Payload n, data[ends[n-1]:ends[n]], into spikes[n]; good[n]: it is what encodes them."""
+    start = 0
+    for n in range(len(spikes)):
+        payload = data[start : ends[n]]
+        start = ends[n]
+        good[n] = len(payload) <= len(again)
+        if not good[n]:
+            continue
+        _decode(spikes[n], 0, bias, now, before, older, table, payload)
+        length = _encode(spikes[n], 0, bias, now, before, older, table, again)
+        good[n] = np.array_equal(again[:length], payload)
 
 
 def code_length(spikes_tchw: np.ndarray, model: ContextModel) -> float:

@@ -41,6 +41,27 @@ def test_codec_stream_of_steps_comes_back(codec, shape, rate, seed, cut):
     np.testing.assert_array_equal(got, sent)
 
 
+@quick
+@given(shape=shapes, rate=rates, seed=seeds, data=st.data())
+def test_decode_many_does_as_decode_does_one_by_one(shape, rate, seed, data):
+    known = context(shape, seed)
+    samples = []
+    for k, codec in enumerate(data.draw(st.lists(st.sampled_from(CODECS), max_size=6))):
+        payload = registry.encode(codec, spikes(shape, rate, seed + k), known)
+        samples.append((codec.id, data.draw(st.just(payload) | damages(payload))))
+    samples.append((99, b"of no codec"))
+    out = np.full((len(samples), *shape), 9, dtype=np.uint8)
+    errors = registry.decode_many(samples, known, out)
+    reasons = {place: str(error) for place, error in errors.items()}
+    for place, (codec_id, payload) in enumerate(samples):
+        try:
+            expected, reason = registry.decode(codec_id, payload, known), None
+        except CodecError as error:
+            expected, reason = np.full(shape, 9), str(error)
+        assert reasons.get(place) == reason
+        np.testing.assert_array_equal(out[place], expected)
+
+
 @every_codec
 @pytest.mark.parametrize("level", [0, 1])
 def test_codec_silence_and_saturation_come_back(codec, level):
@@ -119,6 +140,9 @@ def test_encode_best_without_model_leaves_the_trained_codec_out():
     assert registry.encode_best(spikes(known.shape, 0.1, 1), known)[0] != trained.id
     with pytest.raises(CodecError, match="context model"):
         registry.decode(trained.id, b"", known)
+    out = np.empty((1, *known.shape), dtype=np.uint8)
+    (error,) = registry.decode_many([(trained.id, b"")], known, out).values()
+    assert "context model" in str(error)
 
 
 def test_ids_are_those_on_the_wire():
