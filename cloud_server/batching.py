@@ -8,9 +8,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from cloud_server.predict import Parts, Result
+import numpy as np
 
-Engine = Callable[[Sequence[Parts]], Awaitable[list[Result]]]
+from cloud_server.predict import Parts, Scored
+
+Engine = Callable[[Sequence[Parts]], Awaitable[Scored]]
+Done = Callable[[int, int, "Scored | Exception"], None]
+"""Told first, last and the outcome of samples first … last - 1 of those submitted together."""
 
 
 class OverloadError(Exception):
@@ -25,27 +29,44 @@ class OverloadError(Exception):
 class BatchLimits:
     """max_batch samples a call, slots calls at once, max_queue samples waiting, each max_wait_s.
 
-    Below split_at waiting samples one slot takes all; above, free slots share them. Streams get
-    credit for about queue_s of the model's time between them.
+    Below split_at waiting samples one slot takes all; above, free slots share them. `ahead` more
+    calls, of full batches alone, are handed over before a slot is free, so that the engine need not
+    wait for us. Streams get credit for about queue_s of the model's time between them.
     """
 
     max_batch: int = 64
     slots: int = 2
+    ahead: int = 0
     max_queue: int = 2048
     max_wait_s: float = 30.0
     split_at: int = 16
     queue_s: float = 0.25
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    parts: Parts
-    future: asyncio.Future[Result]
+def _always() -> bool:
+    return True
+
+
+@dataclass(eq=False)
+class _Group:
+    """Samples that came together and go as batches have room; `taken` of them have gone."""
+
+    samples: Sequence[Parts]
+    done: Done
+    wanted: Callable[[], bool]
     since: float
+    taken: int = 0
+
+
+_Share = tuple[_Group, int, int]  # samples first … last - 1 of a group
 
 
 class Batcher:
-    """Takes samples one by one; calls the engine with as many as wait when a slot is free."""
+    """Takes samples; calls the engine with as many as wait when a slot is free.
+
+    All that one message brought is queued, computed and answered together: what Python costs is
+    paid by message and batch, hardly by sample.
+    """
 
     def __init__(
         self,
@@ -56,7 +77,8 @@ class Batcher:
         self.limits = limits
         self.on_batch = on_batch
         self._engine = engine
-        self._waiting: deque[_Waiting] = deque()
+        self._groups: deque[_Group] = deque()
+        self._waiting = 0  # samples
         self._running: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._room.set()
@@ -65,24 +87,43 @@ class Batcher:
 
     def check_room(self) -> None:
         """Raise OverloadError where the queue is full."""
-        if len(self._waiting) >= self.limits.max_queue:
+        if self._waiting >= self.limits.max_queue:
             raise OverloadError(self.retry_ms())
 
-    def submit(self, parts: Parts) -> asyncio.Future[Result]:
-        """A future of the sample's scores.
+    def submit(
+        self, samples: Sequence[Parts], done: Done, wanted: Callable[[], bool] = _always
+    ) -> None:
+        """Queue samples; `done` hears of each once, of as many at a time as a batch held.
 
         The caller sees to it that the queue stays bounded: a call without a stream asks
         `check_room` first, a stream has its credit and waits for `room` before it reads on.
+        Samples no longer `wanted` when their turn comes are dropped, and `done` hears nothing.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append(_Waiting(parts, future, time.monotonic()))
-        if len(self._waiting) >= self.limits.max_queue:
+        assert samples, "a group is never empty"
+        self._groups.append(_Group(samples, done, wanted, time.monotonic()))
+        self._waiting += len(samples)
+        if self._waiting >= self.limits.max_queue:
             self._room.clear()
         if not self._scheduled:
             # Not at once: all that one turn of the loop reads from the sockets makes one batch.
             self._scheduled = True
-            loop.call_soon(self._start)
+            asyncio.get_running_loop().call_soon(self._start)
+
+    def submit_one(self, parts: Parts) -> asyncio.Future[np.ndarray]:
+        """A future of one sample's scores (classes,), or of the CodecError that it deserves."""
+        future: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+
+        def done(first: int, last: int, outcome: Scored | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            elif outcome.errors:
+                future.set_exception(outcome.errors[0])
+            else:
+                future.set_result(outcome.scores_nk[0])
+
+        self.submit((parts,), done, wanted=lambda: not future.done())
         return future
 
     async def room(self) -> None:
@@ -91,7 +132,7 @@ class Batcher:
 
     def retry_ms(self) -> int:
         """How long the present queue will take, as a hint to who was refused."""
-        seconds = len(self._waiting) * (self._seconds_per_sample or 0.001) / self.limits.slots
+        seconds = self._waiting * (self._seconds_per_sample or 0.001) / self.limits.slots
         return int(min(10_000, max(10, 1e3 * seconds)))
 
     def credit(self, streams: int) -> int | None:
@@ -104,7 +145,7 @@ class Batcher:
     @property
     def backlog(self) -> int:
         """Samples that wait."""
-        return len(self._waiting)
+        return self._waiting
 
     @property
     def idle(self) -> bool:
@@ -113,50 +154,74 @@ class Batcher:
 
     def _start(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._running) < self.limits.slots:
+        while self._waiting and self._may_run():
             batch = self._take()
             if batch:
                 task = asyncio.get_running_loop().create_task(self._run(batch))
                 self._running.add(task)
                 task.add_done_callback(self._finished)
-        if len(self._waiting) < self.limits.max_queue:
+        if self._waiting < self.limits.max_queue:
             self._room.set()
 
-    def _take(self) -> list[_Waiting]:
-        size = min(self.limits.max_batch, len(self._waiting))
-        if size >= self.limits.split_at:
-            free = self.limits.slots - len(self._running)
-            size = min(size, -(-len(self._waiting) // free))
+    def _may_run(self) -> bool:
+        if len(self._running) < self.limits.slots:
+            return True
+        ahead = len(self._running) - self.limits.slots
+        return ahead < self.limits.ahead and self._waiting >= self.limits.max_batch
+
+    def _take(self) -> list[_Share]:
+        size = min(self.limits.max_batch, self._waiting)
+        free = self.limits.slots - len(self._running)
+        if free > 0 and size >= self.limits.split_at:
+            size = min(size, -(-self._waiting // free))
         expired = time.monotonic() - self.limits.max_wait_s
-        batch = []
-        for waiting in (self._waiting.popleft() for _ in range(size)):
-            if waiting.future.done():  # its caller has gone
+        batch: list[_Share] = []
+        while size:
+            group = self._groups[0]
+            first, last = group.taken, min(group.taken + size, len(group.samples))
+            group.taken = last
+            size -= last - first
+            self._waiting -= last - first
+            if last == len(group.samples):
+                self._groups.popleft()
+            if not group.wanted():
                 continue
-            if waiting.since < expired:
-                waiting.future.set_exception(OverloadError(self.retry_ms()))
+            if group.since < expired:
+                _tell((group, first, last), OverloadError(self.retry_ms()))
             else:
-                batch.append(waiting)
+                batch.append((group, first, last))
         return batch
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         self._start()
 
-    async def _run(self, batch: list[_Waiting]) -> None:
+    async def _run(self, batch: list[_Share]) -> None:
+        samples = [parts for group, first, last in batch for parts in group.samples[first:last]]
+        busy = max(len(self._running), self.limits.slots)
         started = time.monotonic()
         try:
-            results = await self._engine([waiting.parts for waiting in batch])
-            assert len(results) == len(batch)
+            scored = await self._engine(samples)
+            assert len(scored) == len(samples)
         except Exception as error:  # whatever the engine died of, each waiting caller must hear it
-            for waiting in batch:
-                if not waiting.future.done():
-                    waiting.future.set_exception(error)
+            for share in batch:
+                _tell(share, error)
             return
         seconds = time.monotonic() - started
-        latest = seconds / len(batch)
+        self._learn(seconds * self.limits.slots / busy / len(samples))
+        self.on_batch(len(samples), seconds)
+        at = 0
+        for share in batch:
+            _, first, last = share
+            _tell(share, scored.between(at, at + last - first))
+            at += last - first
+
+    def _learn(self, latest: float) -> None:
         known = latest if self._seconds_per_sample is None else self._seconds_per_sample
         self._seconds_per_sample = known + 0.1 * (latest - known)
-        self.on_batch(len(batch), seconds)
-        for waiting, result in zip(batch, results, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(result)
+
+
+def _tell(share: _Share, outcome: Scored | Exception) -> None:
+    """Not at once: an error in one caller's `done` must not keep the others from hearing."""
+    group, first, last = share
+    asyncio.get_running_loop().call_soon(group.done, first, last, outcome)

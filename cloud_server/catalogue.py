@@ -54,7 +54,7 @@ class Catalogue:
         batcher = Batcher(engine, self._limits)
         # A first batch tells the model's speed, from which streams get their credit.
         empty = (Part(0, Bitmap.id, bytes(spikes.packed_size(bundle.manifest.spike_shape))),)
-        await asyncio.gather(*(batcher.submit(empty) for _ in range(WARM_BATCH)))
+        await asyncio.gather(*(batcher.submit_one(empty) for _ in range(WARM_BATCH)))
         batcher.on_batch = self._service.metrics.batch
         digest = bytes.fromhex(bundle.digest)
         self._retired += self._service.publish(bundle.manifest, digest, batcher)

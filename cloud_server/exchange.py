@@ -8,7 +8,7 @@ import time
 import grpc
 
 from cloud_server.security import Rates, peer_host
-from cloud_server.service import Conversation, RefusedError, Reply, Service
+from cloud_server.service import Conversation, RefusedError, Replies, Reply, Service
 from splitcore import packet
 from splitcore.errors import PacketError
 
@@ -76,11 +76,11 @@ class Exchange:
         """Whether samples of this stream wait for the model."""
         return self._conversation is not None and self._conversation.open > 0
 
-    def _reply(self, reply: Reply | Exception) -> None:
-        if isinstance(reply, Exception):
-            self._ended = reply
+    def _reply(self, replies: Replies | Exception) -> None:
+        if isinstance(replies, Exception):
+            self._ended = replies
         else:
-            self._replies.append(reply)
+            self._replies += replies
         self._changed.set()
 
     async def _read(self, conversation: Conversation) -> None:

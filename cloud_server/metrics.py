@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from splitcore.errors import UsageError
 
@@ -10,12 +18,45 @@ LATENCY_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
+class ManyHistogram(Collector):
+    """A histogram by bundle that takes many equal observations at once, as prometheus_client's own
+    cannot: the samples of one message are answered together.
+    """
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self._name, self._text, self._bounds = name, text, tuple(bounds)
+        self._lock = threading.Lock()  # the scraper's thread reads
+        self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
+        self._sums: defaultdict[str, float] = defaultdict(float)
+
+    def observe(self, bundle: str, value: float, count: int) -> None:
+        """Count `value` so many times."""
+        with self._lock:
+            self._counts[bundle][bisect_left(self._bounds, value)] += count
+            self._sums[bundle] += count * value
+
+    def describe(self) -> list[Metric]:
+        """What `collect` gives, without its figures."""
+        return [HistogramMetricFamily(self._name, self._text, labels=("bundle",))]
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything observed, as prometheus_client wants it."""
+        family = HistogramMetricFamily(self._name, self._text, labels=("bundle",))
+        names = [*map(str, self._bounds), "+Inf"]
+        with self._lock:
+            for bundle, counts in self._counts.items():
+                below = itertools.accumulate(counts)
+                family.add_metric(
+                    (bundle,), list(zip(names, below, strict=True)), self._sums[bundle]
+                )
+        yield family
+
+
 class Metrics:
     """Counters by bundle name; never by what a client chooses, which could grow without end."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._children: dict[str, tuple[Counter, Histogram]] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"spikebottlenet_{name}", text, labels, registry=self.registry)
@@ -25,13 +66,12 @@ class Metrics:
         self._received = counter("received_bytes", "gRPC messages received, bytes", "bundle")
         self._answers = counter("answers", "Samples answered", "bundle")
         self._errors = counter("errors", "Refused calls, damaged packets, failures", "kind")
-        self._latency = Histogram(
+        self._latency = ManyHistogram(
             "spikebottlenet_latency_seconds",
             "From a sample's last packet to its answer",
-            ("bundle",),
-            buckets=LATENCY_S,
-            registry=self.registry,
+            LATENCY_S,
         )
+        self.registry.register(self._latency)
         self._batch = Histogram(
             "spikebottlenet_batch_samples",
             "Samples in one call of the model",
@@ -55,14 +95,10 @@ class Metrics:
         self._payload.labels(bundle).inc(payload_bits)
         self._received.labels(bundle).inc(message_bytes)
 
-    def answered(self, bundle: str, seconds: float) -> None:
-        """One sample was answered, so long after it came in."""
-        # Looking a child up by its label costs more than counting; this runs for every sample.
-        if bundle not in self._children:
-            self._children[bundle] = self._answers.labels(bundle), self._latency.labels(bundle)
-        answers, latency = self._children[bundle]
-        answers.inc()
-        latency.observe(seconds)
+    def answered(self, bundle: str, samples: int, seconds: float) -> None:
+        """Samples of one message were answered, so long after it came in."""
+        self._answers.labels(bundle).inc(samples)
+        self._latency.observe(bundle, seconds, samples)
 
     def batch(self, samples: int, seconds: float) -> None:
         """One call of the model ended."""

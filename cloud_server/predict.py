@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from splitcore.codec.context import CodeContext
-from splitcore.codec.registry import decode, warm
+from splitcore.codec.registry import decode, decode_many, warm
 from splitcore.errors import CodecError
 
 Scores = Callable[[np.ndarray], np.ndarray]  # uint8 (N, T, C, H, W) -> float32 (N, classes)
-Result = np.ndarray | CodecError  # scores (classes,) of a sample, or why there are none
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One payload of a sample: step 0 is all of it, k = 1 … T one time step."""
 
     step: int
@@ -27,33 +26,57 @@ class Part:
 Parts = tuple[Part, ...]  # one sample: one whole part, or T steps in order
 
 
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What became of N samples: scores_nk float32 (N, classes), and the errors by place in 0 … N-1.
+
+    The scores of a sample with an error mean nothing.
+    """
+
+    scores_nk: np.ndarray
+    errors: Mapping[int, CodecError] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.scores_nk)
+
+    def between(self, first: int, last: int) -> Scored:
+        """Samples first … last - 1 as if they had been alone."""
+        errors = {k - first: error for k, error in self.errors.items() if first <= k < last}
+        return Scored(self.scores_nk[first:last], errors)
+
+
 class Predictor:
     """Decodes samples of one bundle and scores them as one batch."""
 
     def __init__(self, context: CodeContext, scores: Scores) -> None:
         self._context, self._scores = context, scores
 
-    def __call__(self, samples: Sequence[Parts]) -> list[Result]:
-        """Scores (classes,) of each sample, or the CodecError that its payload deserves."""
-        results: list[Result | None] = [None] * len(samples)
-        code_ntchw = np.empty((len(samples), *self._context.shape), dtype=np.uint8)
-        good: list[int] = []
-        for index, parts in enumerate(samples):
-            try:
-                self._decode(parts, code_ntchw[len(good)])
-                good.append(index)
-            except CodecError as error:
-                results[index] = error
-        if good:
-            scores_nk = self._scores(code_ntchw[: len(good)])
-            for index, scores_k in zip(good, scores_nk, strict=True):
-                results[index] = scores_k
-        return [result for result in results if result is not None]
+    def __call__(self, samples: Sequence[Parts]) -> Scored:
+        """Scores of each sample, or the CodecError that its payload deserves."""
+        # Zeros: a sample that cannot be decoded goes through the model as silence.
+        code_ntchw = np.zeros((len(samples), *self._context.shape), dtype=np.uint8)
+        whole = [(parts[0].codec, parts[0].payload) for parts in samples if parts[0].step == 0]
+        if len(whole) == len(samples):
+            errors = decode_many(whole, self._context, code_ntchw)
+        else:
+            errors = self._decode_each(samples, code_ntchw)
+        return Scored(self._scores(code_ntchw), errors)
 
     def warm(self, samples: int) -> None:
         """Pay for compilation and first allocations before the first samples come."""
         warm(self._context)
         self._scores(np.zeros((samples, *self._context.shape), dtype=np.uint8))
+
+    def _decode_each(
+        self, samples: Sequence[Parts], out_ntchw: np.ndarray
+    ) -> dict[int, CodecError]:
+        errors: dict[int, CodecError] = {}
+        for place, (parts, out_tchw) in enumerate(zip(samples, out_ntchw, strict=True)):
+            try:
+                self._decode(parts, out_tchw)
+            except CodecError as error:
+                errors[place] = error
+        return errors
 
     def _decode(self, parts: Parts, out_tchw: np.ndarray) -> None:
         if parts[0].step == 0:

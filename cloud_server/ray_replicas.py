@@ -27,7 +27,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError
 
 from cloud_server.batching import Engine
-from cloud_server.predict import Parts, Result
+from cloud_server.predict import Parts, Scored
 from cloud_server.replicas import Replicas, load_predictor
 from splitcore.bundle import MANIFEST, Bundle, Manifest
 from splitcore.errors import LinkError, UsageError
@@ -53,7 +53,7 @@ class TailReplica:
             manifest = Manifest.model_validate_json(files[MANIFEST])
             self._predict = load_predictor(Bundle(Path(folder), manifest, digest))
 
-    def __call__(self, samples: Sequence[Parts]) -> list[Result]:
+    def __call__(self, samples: Sequence[Parts]) -> Scored:
         """Scores of each sample, or the error that its payload deserves."""
         return self._predict(samples)
 
@@ -73,7 +73,7 @@ class RayReplicas(Replicas):
         self._address = address
         self._folder: Path | None = None
         self._apps: dict[str, Any] = {}
-        self.slots = BATCHES_A_REPLICA * most
+        self.slots, self.ahead = BATCHES_A_REPLICA * most, 0
 
     async def load(self, bundle: Bundle) -> Engine:
         """See Replicas. Raises LinkError where Ray does not start or cannot be joined."""
@@ -82,7 +82,7 @@ class RayReplicas(Replicas):
         handle = await asyncio.to_thread(self._deploy, bundle)
         self._apps[bundle.digest] = handle
 
-        async def engine(samples: Sequence[Parts]) -> list[Result]:
+        async def engine(samples: Sequence[Parts]) -> Scored:
             for left in range(RETRIES, -1, -1):
                 try:
                     return await handle.remote(list(samples))

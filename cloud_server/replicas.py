@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from cloud_server.batching import Engine
-from cloud_server.predict import Parts, Predictor, Result
+from cloud_server.predict import Parts, Predictor, Scored
 from cloud_server.tail import TailEngine
 from splitcore import tail
 from splitcore.bundle import Bundle
@@ -35,9 +35,13 @@ def load_predictor(bundle: Bundle) -> Predictor:
 
 
 class Replicas(ABC):
-    """Loads bundles and computes their batches. slots: batches that may run at once."""
+    """Loads bundles and computes their batches.
+
+    slots: batches that may run at once; ahead: full ones that may wait here for their turn.
+    """
 
     slots: int
+    ahead: int
 
     @abstractmethod
     async def load(self, bundle: Bundle) -> Engine:
@@ -56,7 +60,7 @@ class LocalReplicas(Replicas):
     """Threads of this process: each batch on one core, as many at once as there are threads."""
 
     def __init__(self, threads: int) -> None:
-        self.slots = threads
+        self.slots, self.ahead = threads, 1
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix="tail", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -66,7 +70,7 @@ class LocalReplicas(Replicas):
         loop = asyncio.get_running_loop()
         predictor = await loop.run_in_executor(self._pool, load_predictor, bundle)
 
-        async def engine(samples: Sequence[Parts]) -> list[Result]:
+        async def engine(samples: Sequence[Parts]) -> Scored:
             return await loop.run_in_executor(self._pool, predictor, samples)
 
         return engine

@@ -148,7 +148,10 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(replicas.close)
         limits = BatchLimits(
-            max_batch=options.max_batch, slots=replicas.slots, max_queue=options.max_queue
+            max_batch=options.max_batch,
+            slots=replicas.slots,
+            ahead=replicas.ahead,
+            max_queue=options.max_queue,
         )
         catalogue = Catalogue(paths, service, replicas, limits)
         opened = await asyncio.to_thread(catalogue.open)

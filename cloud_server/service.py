@@ -9,23 +9,22 @@ a new one is published while edges still speak to the old one.
 
 from __future__ import annotations
 
-import asyncio
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloud_server.batching import Batcher
 from cloud_server.metrics import Metrics
-from cloud_server.predict import Part, Result
+from cloud_server.predict import Part, Parts, Scored
 from splitcore import packet
 from splitcore.bundle import Manifest
-from splitcore.errors import CodecError, PacketError
+from splitcore.errors import PacketError
 from splitcore.packet import Greeting, Packet
 from splitcore.wire_pb2 import Answer, Rejected
 
 Reply = Answer | Rejected
+Replies = Sequence[Reply]
 
 
 class RefusedError(Exception):
@@ -60,6 +59,19 @@ class Served:
     digest: bytes
     batcher: Batcher
     conversations: int = 0
+
+
+@dataclass(eq=False)
+class Begun:
+    """Samples that one message completed, at time.perf_counter() `arrived`."""
+
+    arrived: float
+    samples: list[int] = field(default_factory=list)  # their ids
+    parts: list[Parts] = field(default_factory=list)
+
+    def between(self, first: int, last: int) -> Begun:
+        """Samples first … last - 1 of these."""
+        return Begun(self.arrived, self.samples[first:last], self.parts[first:last])
 
 
 class Service:
@@ -98,7 +110,7 @@ class Service:
             )
         return served
 
-    def greet(self, raw_hello: bytes, reply: Callable[[Reply | Exception], None]) -> Conversation:
+    def greet(self, raw_hello: bytes, reply: Callable[[Replies | Exception], None]) -> Conversation:
         """Begin a stream whose replies go to `reply`.
 
         Raises PacketError, RefusedError, or OverloadError where samples queue up already.
@@ -115,14 +127,13 @@ class Service:
         served = self.find(greeting)
         if received.step != 0:
             raise PacketError(f"packet of sample {received.sample}: a step needs a stream")
-        mark = _mark((received,))
-        known = self.recall(served, greeting.session, received.sample, mark)
+        sample, parts = received.sample, (_part(received),)
+        known = self.recall(served, greeting.session, sample, hash(parts))
         if known is None:
             served.batcher.check_room()
-            result = await served.batcher.submit(_parts((received,)))
-            if isinstance(result, CodecError):
-                raise result
-            known = self.answer(served, greeting.session, received.sample, mark, result, arrived)
+            scores_k = await served.batcher.submit_one(parts)
+            begun = Begun(arrived, [sample], [parts])
+            (known,) = self.answer(served, greeting.session, begun, Scored(scores_k[None]))
         self.metrics.received(served.name, 1, 8 * len(received.payload), len(raw_request))
         return known.SerializeToString()
 
@@ -132,46 +143,37 @@ class Service:
         return known[1] if known is not None and known[0] == mark else None
 
     def answer(
-        self,
-        served: Served,
-        session: bytes,
-        sample: int,
-        mark: int,
-        scores_k: Result,
-        arrived: float,
-    ) -> Answer:
-        """The answer to a sample, remembered for a resend, the oldest making room."""
-        assert not isinstance(scores_k, CodecError)
-        seconds = time.perf_counter() - arrived
-        given = Answer(
-            sample=sample,
-            label=int(scores_k.argmax()),
-            scores=scores_k.tolist(),
-            server_us=int(1e6 * seconds),
-        )
-        self.metrics.answered(served.name, seconds)
-        self._answers[served.digest, session, sample] = (mark, given)
+        self, served: Served, session: bytes, begun: Begun, scored: Scored
+    ) -> list[Answer | Rejected]:
+        """The replies to samples, the answers remembered for a resend, the oldest making room."""
+        seconds = time.perf_counter() - begun.arrived
+        server_us = int(1e6 * seconds)
+        labels = scored.scores_nk.argmax(axis=1).tolist()
+        replies: list[Answer | Rejected] = []
+        rows = zip(begun.samples, begun.parts, labels, scored.scores_nk.tolist(), strict=True)
+        for place, (sample, parts, label, scores) in enumerate(rows):
+            if place in scored.errors:
+                replies.append(Rejected(sample=sample, reason=str(scored.errors[place])))
+                self.metrics.failed("payload")
+                continue
+            given = Answer(sample=sample, label=label, scores=scores, server_us=server_us)
+            replies.append(given)
+            self._answers[served.digest, session, sample] = (hash(parts), given)
         while len(self._answers) > self.limits.remembered:
             self._answers.popitem(last=False)
-        return given
+        self.metrics.answered(served.name, len(replies) - len(scored.errors), seconds)
+        return replies
 
 
-def _parts(packets: Sequence[Packet]) -> tuple[Part, ...]:
-    return tuple(Part(one.step, one.codec, one.payload) for one in packets)
-
-
-def _mark(packets: Sequence[Packet]) -> int:
-    mark = 0
-    for one in packets:
-        mark = zlib.crc32(one.payload, zlib.crc32(bytes((one.codec,)), mark))
-    return mark
+def _part(received: Packet) -> Part:
+    return Part(received.step, received.codec, received.payload)
 
 
 class Conversation:
     """One stream of one client: its credit, its unfinished steps, its replies.
 
-    `reply` gets each answer and rejection, or the exception that ends the stream. Each sample
-    begun, and each damaged packet, costs one credit until its reply is acknowledged.
+    `reply` gets answers and rejections, or the exception that ends the stream. Each sample begun,
+    and each damaged packet, costs one credit until its reply is acknowledged.
     """
 
     def __init__(
@@ -179,14 +181,15 @@ class Conversation:
         service: Service,
         served: Served,
         session: bytes,
-        reply: Callable[[Reply | Exception], None],
+        reply: Callable[[Replies | Exception], None],
     ) -> None:
         self.service, self.served = service, served
         self.open = 0  # samples that wait for the model
         self._session, self._reply = session, reply
         self._begun = self._replied = self._acked = self._rejected = 0
-        self._partial: dict[int, dict[int, Packet]] = {}
-        self._settled: OrderedDict[int, None] = OrderedDict()  # answered or on their way
+        self._partial: dict[int, dict[int, Part]] = {}
+        # Sent step by step, and answered or on their way: late copies of a step change nothing.
+        self._settled: OrderedDict[int, None] = OrderedDict()
         served.conversations += 1
         limits = service.limits
         credit = served.batcher.credit(served.conversations)
@@ -211,23 +214,25 @@ class Conversation:
         Raises PacketError for bytes that are none and after too many damaged packets, WindowError
         where the client passes its credit.
         """
-        arrived = time.perf_counter()
+        begun = Begun(time.perf_counter())
         message = packet.parse(raw)
         self._acknowledge(message.acked)
-        payload_bits = 0
-        for one in message.packets:
-            payload_bits += 8 * len(one.payload)
-            try:
-                received = packet.checked(one, self.served.digest)
-                whole = self._assemble(received)
-            except PacketError as error:
-                self._reject(one.sample, error)
-            else:
-                if whole:
-                    self._begin(received.sample, whole, arrived)
-        count = len(message.packets)
-        self.service.metrics.received(self.served.name, count, payload_bits, len(raw))
-        return count
+        packets, payload_bits = message.packets, 0
+        try:
+            for one in packets:
+                payload_bits += 8 * len(one.payload)
+                try:
+                    received = packet.checked(one, self.served.digest)
+                    parts = self._assemble(received)
+                except PacketError as error:
+                    self._reject(one.sample, error)
+                else:
+                    if parts:
+                        self._begin(begun, received.sample, parts)
+        finally:  # what came before the error that ends this stream was taken
+            self._submit(begun)
+        self.service.metrics.received(self.served.name, len(packets), payload_bits, len(raw))
+        return len(packets)
 
     def _acknowledge(self, acked: int) -> None:
         if acked:
@@ -243,21 +248,26 @@ class Conversation:
                 f"more than {self.window} samples in flight; wait for answers and acknowledge them"
             )
 
-    def _assemble(self, received: Packet) -> tuple[Packet, ...]:
-        if received.step > self.served.steps:
-            raise PacketError(f"step {received.step} of a sample with {self.served.steps} steps")
-        if received.step == 0:
+    def _assemble(self, received: Packet) -> Parts:
+        """The whole sample that this packet completes; nothing where it completes none."""
+        step, sample = received.step, received.sample
+        if step == 0:
             self._spend()
-            return (received,)
-        if received.sample in self._settled:
-            return ()  # a late copy of a step whose sample is answered or on its way
-        if received.sample not in self._partial:
+            return (_part(received),)
+        if step > self.served.steps:
+            raise PacketError(f"step {step} of a sample with {self.served.steps} steps")
+        if sample in self._settled:
+            return ()
+        if sample not in self._partial:
             self._spend()
-        have = self._partial.setdefault(received.sample, {})
-        have[received.step] = received
+        have = self._partial.setdefault(sample, {})
+        have[step] = _part(received)
         if len(have) < self.served.steps:
             return ()
-        del self._partial[received.sample]
+        del self._partial[sample]
+        self._settled[sample] = None
+        while len(self._settled) > 4 * self.window:
+            self._settled.popitem(last=False)
         return tuple(have[step] for step in range(1, self.served.steps + 1))
 
     def _reject(self, sample: int, error: Exception) -> None:
@@ -266,39 +276,33 @@ class Conversation:
         self.service.metrics.failed("damaged_packet")
         if self._rejected > self.service.limits.rejected:
             raise PacketError(f"{self._rejected} damaged packets in one stream; the last: {error}")
-        self._say(Rejected(sample=sample, reason=str(error)))
+        self._say([Rejected(sample=sample, reason=str(error))])
 
-    def _say(self, reply: Reply) -> None:
-        self._replied += 1
-        self._reply(reply)
+    def _say(self, replies: Replies) -> None:
+        self._replied += len(replies)
+        self._reply(replies)
 
-    def _begin(self, sample: int, whole: tuple[Packet, ...], arrived: float) -> None:
-        mark = _mark(whole)
-        known = self.service.recall(self.served, self._session, sample, mark)
-        if known is None:
-            future = self.served.batcher.submit(_parts(whole))
-            self.open += 1
-        self._settled[sample] = None
-        while len(self._settled) > 4 * self.window:
-            self._settled.popitem(last=False)
+    def _begin(self, begun: Begun, sample: int, parts: Parts) -> None:
+        known = self.service.recall(self.served, self._session, sample, hash(parts))
         if known is not None:
-            self._say(known)
+            self._say([known])
             return
+        begun.samples.append(sample)
+        begun.parts.append(parts)
 
-        def done(result: asyncio.Future[Result]) -> None:
-            self.open -= 1
-            if result.cancelled():
+    def _submit(self, begun: Begun) -> None:
+        if not begun.samples:
+            return
+        self.open += len(begun.samples)
+
+        def done(first: int, last: int, outcome: Scored | Exception) -> None:
+            self.open -= last - first
+            if isinstance(outcome, Exception):
+                self._reply(outcome)
                 return
-            error = result.exception()
-            if isinstance(error, Exception):
-                self._reply(error)
-            elif isinstance(scores := result.result(), CodecError):
-                self._settled.pop(sample, None)
-                self.service.metrics.failed("payload")
-                self._say(Rejected(sample=sample, reason=str(scores)))
-            else:
-                self._say(
-                    self.service.answer(self.served, self._session, sample, mark, scores, arrived)
-                )
+            part = begun.between(first, last)
+            for place in outcome.errors:
+                self._settled.pop(part.samples[place], None)
+            self._say(self.service.answer(self.served, self._session, part, outcome))
 
-        future.add_done_callback(done)
+        self.served.batcher.submit(begun.parts, done)

@@ -22,7 +22,7 @@ import numpy as np
 from cloud_server.batching import Batcher, BatchLimits
 from cloud_server.endpoint import Endpoint, ServerLimits
 from cloud_server.metrics import Metrics
-from cloud_server.predict import Parts, Predictor, Result
+from cloud_server.predict import Parts, Predictor, Scored
 from cloud_server.service import Service, ServiceLimits
 from lava_edge.uplink import Patience, Uplink
 from splitcore.bundle import Bundle, open_bundle
@@ -56,7 +56,7 @@ class Model:
     stalled: bool = False
     broken: bool = False
 
-    async def __call__(self, samples: Sequence[Parts]) -> list[Result]:
+    async def __call__(self, samples: Sequence[Parts]) -> Scored:
         while self.stalled:
             await asyncio.sleep(0.005)
         if self.pause_s:

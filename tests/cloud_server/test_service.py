@@ -46,7 +46,7 @@ class Bench:
 
     def open(self, session=SESSION) -> Conversation:
         hello = packet.pack_hello(Greeting(self.digest, session))
-        return self.service.greet(hello, self.replies.append)
+        return self.service.greet(hello, self.replies.extend)
 
     def packet(self, sample, code):
         return Packet(sample, 0, *encode_best(code, self.context))

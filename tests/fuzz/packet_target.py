@@ -16,20 +16,14 @@ DIGEST, SESSION = bytes(range(32)), b"s" * 16
 STEPS, WINDOW = 3, 4
 
 
-class Waiting:
-    """A result that never comes."""
-
-    def add_done_callback(self, done: Any) -> None:
-        """Nobody is called back."""
-
-
 class Swallow:
     """A batcher that takes every sample; it must never get one that is not whole."""
 
-    def submit(self, parts: Any) -> Waiting:
-        """Check that the parts are one whole sample."""
-        assert [part.step for part in parts] in ([0], list(range(1, STEPS + 1)))
-        return Waiting()
+    def submit(self, samples: Any, done: Any) -> None:
+        """Check that each is one whole sample; nobody is called back."""
+        assert samples
+        for parts in samples:
+            assert [part.step for part in parts] in ([0], list(range(1, STEPS + 1)))
 
     def credit(self, streams: int) -> None:
         """Say nothing of speed."""
@@ -61,7 +55,7 @@ def one_input(data: bytes) -> None:
             continue
     replies: list[Any] = []
     served = Served("fuzz", STEPS, DIGEST, Swallow())  # type: ignore[arg-type]
-    talk = Conversation(_service(), served, SESSION, replies.append)
+    talk = Conversation(_service(), served, SESSION, replies.extend)
     try:
         while data:
             length = int.from_bytes(data[:2], "big")
