@@ -1,7 +1,8 @@
 """Clients for `bench serve`: a process of its own that loads a server and times each answer.
 
-Reads one JSON object on stdin (the fields of Load, and the file of samples), writes one on stdout.
-Every answer is checked against the label that the same tail gave offline.
+Reads one JSON object on stdin (the fields of Load), writes one on stdout. The packets are encoded
+beforehand, so that a message is a slice of bytes: the clients share the machine with the server and
+have to be cheap. Every answer is checked against the label that the same tail gave offline.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import os
 import random
 import sys
 import time
-from collections import deque
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,6 +26,7 @@ from splitcore import packet
 from splitcore.packet import Greeting, Packet
 
 MESSAGE_PACKETS = 64
+OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)  # as devices have; not one for all
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,11 @@ class Load:
     """What to do to the server at `address`.
 
     rate_per_s: samples offered a second over all clients, as a Poisson process; None: as many as
-    credit allows. samples: an .npz with digest, codecs, offsets, payloads and labels.
+    credit allows. pool: a file of `Pool`.
     """
 
     address: str
-    samples: str
+    pool: str
     clients: int
     seconds: float
     rate_per_s: float | None = None
@@ -45,8 +48,9 @@ class Load:
 class Outcome:
     """offered: samples that fell due; sent; answered; wrong: with another label than offline.
 
-    errors: streams that ended badly, samples lost; answered_per_s from the start to the last
-    answer; times in ms from when a sample was due to its answer.
+    errors: streams that ended badly, samples refused, lost or answered twice; answered_per_s from
+    the start to the last answer; times in ms from when a sample was due to its answer; cpu_s: what
+    the clients themselves used.
     """
 
     offered: int = 0
@@ -57,130 +61,166 @@ class Outcome:
     answered_per_s: float = 0.0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
+    cpu_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Encoded packets of samples 0 … N - 1 behind each other, N + 1 offsets, the labels expected.
+
+    Each stream goes round them: N must be more than the answers that a server remembers.
+    """
+
+    digest: bytes
+    raw: bytes
+    offsets: list[int]
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(cls, payloads: list[tuple[int, bytes]], labels: list[int], digest: bytes) -> Pool:
+        """Payloads with their codec ids, as packets."""
+        packets = [
+            packet.pack([Packet(sample, 0, codec, payload)], digest)
+            for sample, (codec, payload) in enumerate(payloads)
+        ]
+        offsets = [0, *itertools.accumulate(map(len, packets))]
+        return cls(digest, b"".join(packets), offsets, labels)
+
+    def save(self, path: Path) -> None:
+        """Write it for `load`."""
+        digest, raw = (np.frombuffer(part, np.uint8) for part in (self.digest, self.raw))
+        np.savez(path, digest=digest, raw=raw, offsets=self.offsets, labels=self.labels)
+
+    @classmethod
+    def load(cls, path: str) -> Pool:
+        """Read what `save` wrote."""
+        with np.load(path) as file:
+            digest, raw = file["digest"].tobytes(), file["raw"].tobytes()
+            return cls(digest, raw, file["offsets"].tolist(), file["labels"].tolist())
 
 
 class _Client:
-    def __init__(self, channel: grpc.aio.Channel, samples: Any, start: float, end: float) -> None:
-        self._digest = samples["digest"].tobytes()
-        payloads, offsets = samples["payloads"].tobytes(), samples["offsets"]
-        self._codecs = samples["codecs"].tolist()
-        self._payloads = [payloads[a:b] for a, b in itertools.pairwise(offsets)]
-        self._labels = samples["labels"].tolist()
-        self._channel, self._start, self._end = channel, start, end
-        self.due: deque[float] = deque()
-        self.outcome = Outcome()
+    """One stream. due: when each of its samples falls due; None: as soon as there is credit."""
+
+    def __init__(self, pool: Pool, start: float, end: float, due: list[float] | None) -> None:
+        self._pool, self._start, self._end, self._due = pool, start, end, due
+        self.outcome = Outcome(offered=0 if due is None else len(due))
         self.times_ms: list[float] = []
-        self.answered_at: list[float] = []
+        self.last_answer = start
         self._sent_at: dict[int, float] = {}
-        self._next = random.randrange(1 << 20)
-        self._read = self._acked = 0
-        self.wake = asyncio.Event()
+        self._next = random.randrange(len(pool))
+        self._window = self._read = self._acked = 0
+        self._wake = asyncio.Event()
 
-    async def run(self, closed_loop: bool) -> None:
-        call = self._channel.stream_stream(packet.STREAM)()
-        reader: asyncio.Future[None] | None = None
-        try:
-            await call.write(packet.pack_hello(Greeting(self._digest, os.urandom(16))))
-            welcome = packet.unpack_reply(await call.read())  # pyright: ignore
-            window = welcome.welcome.window
-            reader = asyncio.ensure_future(self._answers(call))
-            await asyncio.sleep(self._start - time.perf_counter())
-            while time.perf_counter() < self._end:
-                room = min(window - len(self._sent_at), MESSAGE_PACKETS)
-                count = room if closed_loop else min(room, len(self.due))
-                if count > 0:
-                    await call.write(self._message(count, closed_loop, window))
-                self.wake.clear()
-                if len(self._sent_at) >= window or not (closed_loop or self.due):
-                    timeout = max(0.001, self._end - time.perf_counter())
-                    try:
-                        await asyncio.wait_for(self.wake.wait(), timeout)
-                    except asyncio.TimeoutError:
-                        break
-            await call.done_writing()
-            await reader
-        except (grpc.RpcError, asyncio.InvalidStateError):  # the latter: writing to a dead stream
-            self.outcome.errors += 1
-        finally:
-            if reader is not None:
-                await asyncio.gather(reader, return_exceptions=True)
+    async def run(self, address: str) -> None:
+        async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
+            call = channel.stream_stream(packet.STREAM)()
+            reader: asyncio.Future[None] | None = None
+            try:
+                await call.write(packet.pack_hello(Greeting(self._pool.digest, os.urandom(16))))
+                self._window = packet.unpack_reply(await call.read()).welcome.window  # pyright: ignore
+                reader = asyncio.ensure_future(self._answers(call))
+                await self._send(call)
+                await call.done_writing()
+                await reader
+            except (
+                grpc.RpcError,
+                asyncio.InvalidStateError,
+            ):  # the latter: writing to a dead stream
+                self.outcome.errors += 1
+            finally:
+                if reader is not None:
+                    await asyncio.gather(reader, return_exceptions=True)
 
-    def _message(self, count: int, closed_loop: bool, window: int) -> bytes:
-        packets = []
-        for _ in range(count):
-            due = time.perf_counter() if closed_loop else self.due.popleft()
-            self._next += 1
-            which = self._next % len(self._labels)
-            self._sent_at[self._next] = due
-            packets.append(Packet(self._next, 0, self._codecs[which], self._payloads[which]))
-        self.outcome.sent += count
-        acked = 0
-        if self._read - self._acked >= window // 4:
-            acked = self._acked = self._read
-        return packet.pack(packets, self._digest, acked)
+    async def _send(self, call: Any) -> None:
+        await asyncio.sleep(self._start - time.perf_counter())
+        asyncio.get_running_loop().call_later(self._end - time.perf_counter(), self._wake.set)
+        while (now := time.perf_counter()) < self._end:
+            room = min(self._window - len(self._sent_at), MESSAGE_PACKETS)
+            ready = self._ready(now)
+            if room > 0 and ready > 0:
+                await call.write(self._message(min(room, ready), now))
+            elif room > 0:
+                assert self._due is not None
+                upcoming = self._due[self.outcome.sent : self.outcome.sent + 1] or [self._end]
+                await asyncio.sleep(upcoming[0] - now)
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _ready(self, now: float) -> int:
+        if self._due is None:
+            return MESSAGE_PACKETS
+        return bisect_right(self._due, now) - self.outcome.sent
+
+    def _message(self, count: int, now: float) -> bytes:
+        pool, first = self._pool, self._next
+        last = min(first + count, len(pool))
+        sent = self.outcome.sent
+        self.outcome.sent += last - first
+        due = itertools.repeat(now) if self._due is None else self._due[sent : self.outcome.sent]
+        self._sent_at.update(zip(range(first, last), due, strict=False))
+        self._next = last % len(pool)
+        raw = pool.raw[pool.offsets[first] : pool.offsets[last]]
+        if self._read - self._acked >= self._window // 4:
+            self._acked = self._read
+            raw += packet.pack([], pool.digest, self._acked)
+        return raw
 
     async def _answers(self, call: Any) -> None:
+        labels, outcome = self._pool.labels, self.outcome
         while (raw := await call.read()) is not grpc.aio.EOF:  # pyright: ignore
             reply = packet.unpack_reply(raw)
             now = time.perf_counter()
             self._read += len(reply.answers) + len(reply.rejected)
-            self.outcome.errors += len(reply.rejected)
+            outcome.errors += len(reply.rejected)
             for answer in reply.answers:
-                due = self._sent_at.pop(answer.sample)
+                sample = answer.sample
+                due = self._sent_at.pop(sample, None)
+                if due is None:
+                    outcome.errors += 1
+                    continue
                 self.times_ms.append(1e3 * (now - due))
-                self.answered_at.append(now)
-                self.outcome.wrong += (
-                    answer.label != self._labels[answer.sample % len(self._labels)]
-                )
-            self.wake.set()
+                outcome.wrong += answer.label != labels[sample]
+            self.last_answer = now
+            self._wake.set()
 
 
 async def run(load: Load) -> Outcome:
     """Load the server as told."""
-    with np.load(load.samples) as file:
-        samples = dict(file)
-    start = time.perf_counter() + 0.3  # by then all have been welcomed
+    pool = Pool.load(load.pool)
+    start = time.perf_counter() + 0.3 + 0.01 * load.clients  # by then all have been welcomed
     end = start + load.seconds
-    channels = [grpc.aio.insecure_channel(load.address) for _ in range(min(8, load.clients))]
-    clients = [
-        _Client(channels[k % len(channels)], samples, start, end) for k in range(load.clients)
-    ]
-    jobs = [client.run(load.rate_per_s is None) for client in clients]
-    if load.rate_per_s is not None:
-        jobs.append(_arrivals(clients, load.rate_per_s, start, end))
-    await asyncio.gather(*jobs)
-    for channel in channels:
-        await channel.close()
-    total = Outcome()
+    clients = [_Client(pool, start, end, _arrivals(load, start, end)) for _ in range(load.clients)]
+    before = time.process_time()
+    await asyncio.gather(*(client.run(load.address) for client in clients))
+    total = Outcome(cpu_s=time.process_time() - before)
     for client in clients:
-        client.outcome.offered = client.outcome.sent + len(client.due)
-        for name in ("offered", "sent", "wrong", "errors"):
+        client.outcome.answered = len(client.times_ms)
+        for name in ("offered", "sent", "answered", "wrong", "errors"):
             setattr(total, name, getattr(total, name) + getattr(client.outcome, name))
-    answered_at = [at for client in clients for at in client.answered_at]
-    total.answered = len(answered_at)
-    if answered_at:
-        total.answered_per_s = len(answered_at) / (max(answered_at) - start)
-    times_ms = [ms for client in clients for ms in client.times_ms]
+    total.offered = total.offered or total.sent
     # Sent and never answered: the server took them and lost them.
-    total.errors += total.sent - len(times_ms)
-    if times_ms:
-        total.p50_ms, total.p99_ms = (float(np.percentile(times_ms, q)) for q in (50, 99))
+    total.errors += total.sent - total.answered
+    if total.answered:
+        last = max(client.last_answer for client in clients)
+        total.answered_per_s = total.answered / (last - start)
+        times_ms = np.concatenate([client.times_ms for client in clients])
+        total.p50_ms, total.p99_ms = np.percentile(times_ms, (50, 99)).tolist()
     return total
 
 
-async def _arrivals(clients: list[_Client], rate_per_s: float, start: float, end: float) -> None:
-    at, turn = start, 0
-    while at < end:
-        pause = at - time.perf_counter()
-        if pause > 0:
-            await asyncio.sleep(pause)
-        now = time.perf_counter()
-        while at <= now and at < end:
-            client = clients[turn % len(clients)]
-            client.due.append(at)
-            client.wake.set()
-            turn += 1
-            at += random.expovariate(rate_per_s)
+def _arrivals(load: Load, start: float, end: float) -> list[float] | None:
+    """One client's share: many Poisson processes together are one."""
+    if load.rate_per_s is None:
+        return None
+    mean_s = load.clients / load.rate_per_s
+    gaps = iter(lambda: random.expovariate(1 / mean_s), None)
+    times = itertools.accumulate(gaps, initial=start + random.expovariate(1 / mean_s))
+    return list(itertools.takewhile(lambda at: at < end, times))
 
 
 def main() -> None:
