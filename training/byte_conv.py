@@ -113,11 +113,12 @@ def byte_conv(
     events: whole numbers 0 … 255; weight OIHW: even integers −256 … 254. Float32 sums are exact.
     gradient: the dtype that the gradient is convolved in; that of the events where it is None.
     """
-    if groups == 1 and kernels is not None and kernels.supports(events) and _trusted():
+    compiled = kernels is not None and kernels.supports(events)
+    if compiled and groups == 1 and _trusted():
         sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype)
         assert sums is not None
         return sums
-    if kernels is not None and kernels.supports(events) and _is_depthwise(weight, groups):
+    if compiled and depthwise is not None and _is_depthwise(weight, groups):
         return depthwise.depthwise_conv(events, weight, stride[0], padding[0])
     # Grouped convolutions are bound by memory, and no faster in bytes.
     return F.conv2d(events, weight.to(events.dtype), None, stride, padding, groups=groups)

@@ -88,4 +88,6 @@ def without_codec(
     """An untrained ANN, all of it on the edge."""
     blocks = ann_blocks(backbone, width=width, input_shape=image_shape)
     last = scaled(backbone.blocks[-1].channels, backbone, width)
-    return SplitAnn(blocks, len(blocks), None, last, classes).to(memory_format=torch.channels_last)
+    ann = SplitAnn(blocks, len(blocks), None, last, classes)
+    # A keyword that torch's annotations do not know.
+    return ann.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
