@@ -23,13 +23,15 @@ from measure.terms import weight_count
 from splitcore.errors import ProfileError
 from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Synapse
 
+TWIN = "the same without spikes"
 ROUNDS, PRECISION = 60, 1e-12
 
 
 @dataclass(frozen=True)
 class DenseEnergy:
-    """pJ an image of the network as an ordinary one, and its MACs."""
+    """pJ an image of an ordinary network, and its MACs."""
 
+    network: str
     profile: str
     macs: int
     op_only_pj: float
@@ -55,7 +57,7 @@ class DenseLayer:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Where the spiking network costs as much as the dense one.
+    """Where the spiking network costs as much as an ordinary one.
 
     rate_times_steps is the T × rate at which both are equal: T where spikes are cheaper at every
     rate, None where even a silent network costs more. ratio is dense over spiking energy as it is
@@ -63,6 +65,7 @@ class BreakEven:
     """
 
     accounting: str
+    dense_network: str
     dense_profile: str
     ratio: float
     rate_times_steps: float | None
@@ -70,10 +73,10 @@ class BreakEven:
 
 def dense_energy(graph: Graph, profile: Profile) -> DenseEnergy:
     """Cost of the graph's dense twin on a digital profile. Raises ProfileError without MACs."""
-    return layers_energy(dense_layers(graph), profile)
+    return layers_energy(TWIN, dense_layers(graph), profile)
 
 
-def layers_energy(layers: Sequence[DenseLayer], profile: Profile) -> DenseEnergy:
+def layers_energy(network: str, layers: Sequence[DenseLayer], profile: Profile) -> DenseEnergy:
     """Cost of any ordinary network, layer by layer. Raises ProfileError without MACs."""
     mac_pj = profile.value("mac_energy")
     if mac_pj is None:
@@ -90,7 +93,7 @@ def layers_energy(layers: Sequence[DenseLayer], profile: Profile) -> DenseEnergy
             extra += layer.outputs * profile.word_pj(layer.biases, memory.bias_bits)
             extra += layer.outputs * profile.word_pj(layer.outputs, memory.activation_bits)
     op_only = macs * mac_pj
-    return DenseEnergy(profile.name, macs, op_only, op_only + extra)
+    return DenseEnergy(network, profile.name, macs, op_only, op_only + extra)
 
 
 def dense_layers(graph: Graph) -> list[DenseLayer]:
@@ -133,16 +136,15 @@ def break_even(
     graph: Graph,
     counts: Counts,
     spiking: Profile,
-    dense: Profile,
+    dense: DenseEnergy,
     steps: int,
     input_events: np.ndarray | None = None,
 ) -> tuple[BreakEven, BreakEven]:
-    """For both accountings, the T × rate below which spikes cost less than the dense twin.
+    """For both accountings, the T × rate below which spikes cost less than an ordinary network.
 
     Spikes of all layers are scaled together; what does not follow from spikes (graded MACs, idle
     updates, static power) stays.
     """
-    twin = dense_energy(graph, dense)
     now = rate_times_steps(graph, counts)
 
     @cache
@@ -156,7 +158,7 @@ def break_even(
         return spiking_pj(activity)[accounting] - dense_pj
 
     found = []
-    for accounting, dense_pj in (("op_only", twin.op_only_pj), ("full", twin.full_pj)):
+    for accounting, dense_pj in (("op_only", dense.op_only_pj), ("full", dense.full_pj)):
         excess = partial(excess_pj, accounting, dense_pj)
         rate: float | None = None
         if now > 0 and excess(0.0) < 0:
@@ -164,7 +166,7 @@ def break_even(
             cheaper = excess(every_step) < 0
             rate = float(steps) if cheaper else now * _root(excess, every_step)
         ratio = dense_pj / spiking_pj(1.0)[accounting]
-        found.append(BreakEven(accounting, dense.name, ratio, rate))
+        found.append(BreakEven(accounting, dense.network, dense.profile, ratio, rate))
     return found[0], found[1]
 
 

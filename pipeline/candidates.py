@@ -1,4 +1,7 @@
-"""What the planner chooses from: every cut in the files, all in the cloud, all on the edge."""
+"""What the planner chooses from: every cut in the files, all in the cloud, all on the edge.
+
+Beside them stand the rows of baseline files, priced as ordinary networks.
+"""
 
 from __future__ import annotations
 
@@ -6,98 +9,65 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from measure.latency import Latency, split_latency
-from measure.link import Link
 from measure.profile import Profile
-from pipeline import results
+from pipeline import baseline_rows, results
+from pipeline.candidate import Candidate
 from pipeline.results import Details, Result
-from pipeline.units import energy_text
 from splitcore.errors import ResultError, UsageError
 
 ANSWER_BYTES = 0  # all on the edge: the answer stays there
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One way to do it: edge energy in pJ an image; message_bytes is what is sent."""
+class Inputs:
+    """What the files hold: results as (file, result), and files of baselines."""
 
-    name: str
-    kind: Literal["split", "all_cloud", "all_edge"]
-    accuracy: float | None
-    loss_points: float | None
-    payload_bits: float
-    message_bytes: float
-    edge_op_only_pj: float
-    edge_full_pj: float
-    steps: int
-    depth: int
-    encode_us: float | None
-    cloud_us: float | None
-    note: str = ""
+    results: tuple[tuple[str, Result], ...]
+    baselines: tuple[baseline_rows.Loaded, ...] = ()
 
-    def radio_uj(self, link: Link, rate: float | None = None) -> float:
-        """Radio energy of one message on an awake radio."""
-        return link.send(self.message_bytes, rate).energy_uj if self.message_bytes else 0.0
+    @property
+    def samples(self) -> int:
+        """Test images of every result."""
+        return self.results[0][1].samples
 
-    def total_uj(self, link: Link, rate: float | None = None) -> float:
-        """Device energy an image: edge, full accounting, and radio."""
-        return self.edge_full_pj / 1e6 + self.radio_uj(link, rate)
+    @property
+    def data(self) -> str:
+        """The data set that they come from."""
+        return _details(self.results[0][1]).bundle.data
 
-    def latency(self, profile: Profile, link: Link, rate: float | None = None) -> Latency:
-        """Time an image takes, part by part."""
-        whole = split_latency(
-            self.steps,
-            self.depth,
-            profile,
-            link,
-            self.message_bytes,
-            self.encode_us,
-            self.cloud_us,
-            rate,
-        )
-        if self.kind == "all_cloud":
-            return replace(whole, edge_ms=0.0, encode_ms=0.0)
-        if self.kind == "all_edge":
-            return replace(whole, encode_ms=0.0, link_ms=0.0, cloud_ms=0.0)
-        return whole
+    def uncut(self) -> float | None:
+        """Accuracy of the network without cut and code, where a result knows it."""
+        known = [_details(result).accuracy_uncut for _, result in self.results]
+        return max((accuracy for accuracy in known if accuracy is not None), default=None)
+
+    def reference(self) -> float:
+        """The accuracy that losses are counted from."""
+        uncut = self.uncut()
+        best = max(result.accuracy_pipeline for _, result in self.results)
+        return best if uncut is None else uncut
+
+    def envelope_bytes(self) -> float:
+        """What surrounds a payload on the wire, on average over the results."""
+        around = [each.wire_bytes_mean - each.payload_bits_mean / 8 for _, each in self.results]
+        return max(0.0, sum(around) / len(around))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the user will not exceed; None where anything goes."""
-
-    max_loss: float | None = None
-    max_energy_pj: float | None = None
-    max_latency_ms: float | None = None
-
-    def broken(self, candidate: Candidate, latency_ms: float) -> str | None:
-        """The first limit that the candidate breaks, in words."""
-        if candidate.loss_points is None:
-            return "its accuracy is not known, so it cannot be chosen"
-        if self.max_loss is not None and candidate.loss_points > self.max_loss + 1e-9:
-            return f"loses {candidate.loss_points:.2f} points, {self.max_loss:g} allowed"
-        if self.max_energy_pj is not None and candidate.edge_full_pj > self.max_energy_pj:
-            return (
-                f"takes {energy_text(candidate.edge_full_pj)} on the edge, "
-                f"{energy_text(self.max_energy_pj)} allowed"
-            )
-        if self.max_latency_ms is not None and latency_ms > self.max_latency_ms:
-            return f"takes {latency_ms:.3g} ms, {self.max_latency_ms:g} allowed"
-        return None
-
-
-def load(paths: Sequence[Path]) -> list[tuple[str, Result]]:
-    """(file, result) of each path, all of the same data and image shape, or ResultError."""
-    if not paths:
-        raise UsageError("plan: expected at least one result file")
+def load(paths: Sequence[Path]) -> Inputs:
+    """Results and baselines, in any order, all of the same data and images, or ResultError."""
     loaded: list[tuple[str, Result]] = []
-    for path in paths:
-        result = results.load(Path(path))
+    beside: list[baseline_rows.Loaded] = []
+    for path in map(Path, paths):
+        content = results.read(path)
+        if baseline_rows.is_baselines(content):
+            beside.append(baseline_rows.Loaded(str(path), baseline_rows.check(content, str(path))))
+            continue
+        result = results.check(content, str(path))
         if result.details is None:
             raise ResultError(f"{path}: details: missing; write the result again with details")
         loaded.append((str(path), result))
+    if not loaded:
+        raise UsageError("expected at least one result file; `edge --result` writes them")
     first_name, first = loaded[0]
     for name, result in loaded[1:]:
         for field in ("data", "input_shape"):
@@ -111,7 +81,20 @@ def load(paths: Sequence[Path]) -> list[tuple[str, Result]]:
             raise ResultError(
                 f"{name}: samples: {result.samples} does not match {first.samples} of {first_name}"
             )
-    return loaded
+    expected = _details(first).bundle.data
+    for each in beside:
+        if each.content.data != expected:
+            raise ResultError(
+                f"{each.file}: data: {each.content.data!r} does not match {expected!r} "
+                f"of {first_name}"
+            )
+        for index, row in enumerate(each.content.rows):
+            if row.test.samples != first.samples:
+                raise ResultError(
+                    f"{each.file}: rows.{index}.test.samples: {row.test.samples} does not match "
+                    f"{first.samples} of {first_name}"
+                )
+    return Inputs(tuple(loaded), tuple(beside))
 
 
 def _details(result: Result) -> Details:
@@ -119,12 +102,9 @@ def _details(result: Result) -> Details:
     return result.details
 
 
-def candidates(loaded: Sequence[tuple[str, Result]], profile: Profile) -> list[Candidate]:
-    """Every split, and all in the cloud or on the edge where the results say what it takes."""
-    known = [_details(result).accuracy_uncut for _, result in loaded]
-    uncut = max((accuracy for accuracy in known if accuracy is not None), default=None)
-    best = max(result.accuracy_pipeline for _, result in loaded)
-    reference = best if uncut is None else uncut
+def candidates(inputs: Inputs, profile: Profile) -> list[Candidate]:
+    """Every split, all in the cloud or on the edge where results say what it takes, baselines."""
+    loaded, reference = inputs.results, inputs.reference()
     names = [_details(result).bundle.name for _, result in loaded]
     found: list[Candidate] = []
     for (file, result), name in zip(loaded, names, strict=True):
@@ -137,6 +117,7 @@ def candidates(loaded: Sequence[tuple[str, Result]], profile: Profile) -> list[C
         split = Candidate(
             name=name if names.count(name) == 1 else f"{name} ({file})",
             kind="split",
+            samples=result.samples,
             accuracy=result.accuracy_pipeline,
             loss_points=100 * (reference - result.accuracy_pipeline),
             payload_bits=result.payload_bits_mean,
@@ -164,13 +145,11 @@ def candidates(loaded: Sequence[tuple[str, Result]], profile: Profile) -> list[C
                     note="both halves on the edge",
                 )
             )
-    found.append(_all_cloud(loaded, uncut, reference))
-    return found
+    return [*found, _all_cloud(inputs), *_baselines(inputs)]
 
 
-def _all_cloud(
-    loaded: Sequence[tuple[str, Result]], uncut: float | None, reference: float
-) -> Candidate:
+def _all_cloud(inputs: Inputs) -> Candidate:
+    loaded, uncut = inputs.results, inputs.uncut()
     sizes = [_details(result).input_bytes_mean for _, result in loaded]
     coded = [size for size in sizes if size is not None]
     raw = math.prod(_details(loaded[0][1]).bundle.input_shape)
@@ -179,8 +158,9 @@ def _all_cloud(
     return Candidate(
         name="all in the cloud",
         kind="all_cloud",
+        samples=inputs.samples,
         accuracy=uncut,
-        loss_points=None if uncut is None else 100 * (reference - uncut),
+        loss_points=None if uncut is None else 100 * (inputs.reference() - uncut),
         payload_bits=8 * size,
         message_bytes=size,
         edge_op_only_pj=0.0,
@@ -191,3 +171,31 @@ def _all_cloud(
         cloud_us=max((time for time in times if time is not None), default=None),
         note="sends the coded image" if coded else "sends raw pixels, one byte a value",
     )
+
+
+def _baselines(inputs: Inputs) -> list[Candidate]:
+    """Every row once; rows that do not depend on the cut are the same in each file."""
+    found: dict[str, Candidate] = {}
+    for each in inputs.baselines:
+        for row in each.content.rows:
+            name = row.name if row.kind != "split" else f"{row.name} at {each.content.split}"
+            priced, sent = row.energy(), row.test.payload_bits_mean / 8 + inputs.envelope_bytes()
+            candidate = Candidate(
+                name=name,
+                kind="baseline",
+                samples=row.test.samples,
+                accuracy=row.test.accuracy,
+                loss_points=100 * (inputs.reference() - row.test.accuracy),
+                payload_bits=0.0 if row.kind == "all_edge" else row.test.payload_bits_mean,
+                message_bytes=ANSWER_BYTES if row.kind == "all_edge" else sent,
+                edge_op_only_pj=priced.op_only_pj,
+                edge_full_pj=priced.full_pj,
+                steps=0,
+                depth=0,
+                encode_us=None,
+                cloud_us=None,
+                note=f"ordinary network, priced by {priced.profile}",
+            )
+            if found.setdefault(name, candidate) != candidate:
+                found[f"{name} ({each.file})"] = candidate
+    return list(found.values())

@@ -6,8 +6,8 @@ import math
 
 import yaml
 
+from measure.interval import wilson_interval
 from splitcore.bundle import Manifest
-from training.evaluate import wilson_interval
 
 
 def text(manifest: Manifest) -> str:

@@ -48,6 +48,10 @@ Data = Annotated[
 Samples = Annotated[int | None, typer.Option(min=1, help="How many test images; default: all.")]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle folder.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
+BaselineFiles = Annotated[
+    list[Path] | None,
+    typer.Option(help="File of `baselines` at the same cut, to hold energy against; repeatable."),
+]
 
 
 @app.callback()
@@ -251,6 +255,7 @@ def edge(
     result: Annotated[
         Path | None, typer.Option(help="Also write a result file for `plan` and `report`.")
     ] = None,
+    baselines: BaselineFiles = None,
     as_json: Json = False,
 ) -> None:
     """Run the edge half in the Lava simulator and send its spikes to a server as they come."""
@@ -273,6 +278,7 @@ def edge(
             insecure=insecure,
             spill=spill,
             result=result,
+            baselines=baselines or (),
         ),
         work.summary,
     )
@@ -286,6 +292,7 @@ def energy(
     ] = None,
     data: Data = None,
     samples: Samples = None,
+    baselines: BaselineFiles = None,
     as_json: Json = False,
 ) -> None:
     """Count what really fires in the simulator and price it, op-only and full."""
@@ -293,14 +300,22 @@ def energy(
 
     _answer(
         as_json,
-        lambda: work.run(bundle, profiles=profile or None, data=data, samples=samples),
+        lambda: work.run(
+            bundle,
+            profiles=profile or None,
+            data=data,
+            samples=samples,
+            baselines=baselines or (),
+        ),
         work.summary,
     )
 
 
 @app.command()
 def plan(
-    result: Annotated[list[Path], typer.Argument(help="result.json files of several cuts.")],
+    result: Annotated[
+        list[Path], typer.Argument(help="Result files of several cuts, and files of `baselines`.")
+    ],
     link: Annotated[str, typer.Option(help="Link name or JSON file.")],
     profile: Annotated[str, typer.Option(help="Profile name or JSON file.")],
     max_loss: Annotated[
@@ -331,7 +346,9 @@ def plan(
 
 @app.command()
 def report(
-    result: Annotated[list[Path], typer.Argument(help="result.json files.")],
+    result: Annotated[
+        list[Path], typer.Argument(help="Result files, and files of `baselines` beside them.")
+    ],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")],
     link: Annotated[str, typer.Option(help="Link name or JSON file, to decide by.")] = "wifi",
     profile: Annotated[

@@ -11,8 +11,13 @@ from pipeline.figures import COLOURS, INK, bar_style, log_range, plain, styled
 from pipeline.units import energy_unit
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond")
-KINDS = ("split", "all edge", "all cloud")  # each keeps its colour and symbol everywhere
+SYMBOLS = ("circle", "square", "diamond", "x")
+KINDS = (
+    "split",
+    "all edge",
+    "all cloud",
+    "baseline",
+)  # each keeps its colour and symbol everywhere
 
 
 def scatter(
@@ -21,6 +26,7 @@ def scatter(
     xs: Sequence[float],
     accuracies: Sequence[float],
     title: str,
+    intervals: Sequence[tuple[float, float]],
 ) -> go.Figure:
     """Accuracy in per cent against a cost on a logarithmic axis, a named point each."""
     figure = go.Figure()
@@ -36,6 +42,15 @@ def scatter(
                 textposition="top center",
                 name=kind,
                 cliponaxis=False,
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [100 * (intervals[i][1] - accuracies[i]) for i in own],
+                    "arrayminus": [100 * (accuracies[i] - intervals[i][0]) for i in own],
+                    "color": INK,
+                    "thickness": 1,
+                    "width": 3,
+                },
                 marker={
                     "symbol": SYMBOLS[index % len(SYMBOLS)],
                     "color": COLOURS[index % len(COLOURS)],
@@ -45,7 +60,7 @@ def scatter(
             )
         )
     styled(figure, 420)
-    low, high = min(accuracies), max(accuracies)
+    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
     room = 100 * max(high - low, 0.01)
     figure.update_yaxes(
         title_text="accuracy, %", range=[100 * low - 0.2 * room, 100 * high + 0.3 * room]

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from measure import link as links
+from measure.interval import wilson_interval
 from measure.profile import Profile
-from pipeline import candidates, decision_figures, plan, run_page
+from pipeline import cuts_page, decision_figures, plan, run_page
+from pipeline.candidate import Limits
+from pipeline.candidates import Inputs
 from pipeline.page import Page
-from pipeline.results import Result
-from pipeline.units import energy_text
+from pipeline.units import accuracy_text, energy_text
 
 
 def several(
     page: Page,
-    loaded: Sequence[tuple[str, Result]],
+    inputs: Inputs,
     decided: dict[str, Any],
     profile: Profile,
-    limits: candidates.Limits,
+    limits: Limits,
 ) -> None:
     """The decision as `plan.decide` made it, and a section for each run that it rests on."""
     rows = decided["candidates"]
     chosen = next((row for row in rows if row["name"] == decided["chosen"]), None)
     link = links.load(decided["link"]) if decided["link"] in links.names() else None
     limit = "any loss" if limits.max_loss is None else f"at most {limits.max_loss:g} points lost"
-    page.heading(f"Where to cut: {len(loaded)} cuts compared", 1)
+    page.heading(f"Where to cut: {len(inputs.results)} cuts compared", 1)
     page.paragraph(
-        f"{loaded[0][1].samples:,} test images, link {decided['link']}, profile {profile.name}, "
-        f"{limit}. Accuracy, bits and bytes are measured; every energy is modelled.",
+        f"{inputs.samples:,} test images of {inputs.data}, link {decided['link']}, profile "
+        f"{profile.name}, {limit}. Accuracy, bits and bytes are measured; every energy is "
+        "modelled. Accuracies stand with their 95 % interval (Wilson).",
         "lead",
     )
     if chosen is None:
@@ -45,11 +47,17 @@ def several(
                 (energy_text(1e6 * chosen["total_uj"]), "an image on the device, edge and radio"),
             ]
         )
+    if decided["beaten_by"]:
+        page.paragraph(
+            "Baselines that are as accurate as the chosen cut and take less energy, by the models: "
+            f"{', '.join(decided['beaten_by'])}."
+        )
     page.table(
         "decision",
         [
             "candidate",
             "why",
+            "right, %",
             "lost",
             "payload bits",
             "bytes sent",
@@ -62,6 +70,7 @@ def several(
             [
                 row["name"] + (" ◆" if row["pareto"] else ""),
                 "; ".join(part for part in (row["why"], row["note"]) if part),
+                accuracy_text(row["accuracy"], row["samples"]),
                 _loss(row),
                 f"{row['payload_bits']:,.0f}",
                 f"{row['message_bytes']:,.0f}",
@@ -72,7 +81,7 @@ def several(
             ]
             for row in rows
         ],
-        numeric=7,
+        numeric=8,
     )
     page.paragraph(
         "◆ on the Pareto front: nothing else is as good in loss, device energy and time at once. "
@@ -102,8 +111,9 @@ def several(
                     [field(row) for row in shown],
                     [row["accuracy"] for row in shown],
                     title,
+                    intervals=[wilson_interval(row["accuracy"], row["samples"]) for row in shown],
                 ),
-                "Up and to the left is better.",
+                "Up and to the left is better. Bars are 95 % intervals.",
             )
     page.figure(
         "device-energy",
@@ -114,14 +124,15 @@ def several(
         ),
         "Device energy an image: edge by the full accounting, radio while awake.",
     )
-    _links(page, loaded, decided, profile, limits, link)
-    for index, (_, record) in enumerate(loaded):
+    cuts_page.at_each_cut(page, inputs)
+    _links(page, inputs, decided, profile, limits, link)
+    for index, (_, record) in enumerate(inputs.results):
         assert record.details is not None
         page.heading(run_page.title(record))
         for sentence in run_page.sentences(record):
             page.paragraph(sentence)
         run_page.pictures(page, record, record.details, f"r{index}-", profile.name)
-    first = loaded[0][1].details
+    first = inputs.results[0][1].details
     assert first is not None
     run_page.assumptions(page, first)
 
@@ -132,10 +143,10 @@ def _loss(row: dict[str, Any]) -> str:
 
 def _links(
     page: Page,
-    loaded: Sequence[tuple[str, Result]],
+    inputs: Inputs,
     decided: dict[str, Any],
     profile: Profile,
-    limits: candidates.Limits,
+    limits: Limits,
     link: links.Link | None,
 ) -> None:
     page.heading("How the link decides")
@@ -164,7 +175,7 @@ def _links(
     rows = []
     for name in links.names():
         other = links.load(name)
-        answer = plan.decide(loaded, other, profile, limits)
+        answer = plan.decide(inputs, other, profile, limits)
         row = next((r for r in answer["candidates"] if r["name"] == answer["chosen"]), None)
         rows.append(
             [

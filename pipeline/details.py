@@ -11,7 +11,7 @@ import numpy as np
 
 from measure import profile
 from measure.counts import Counts
-from measure.dense import break_even, dense_energy
+from measure.dense import DenseEnergy, break_even, dense_energy
 from measure.energy import EnergyResult, rate_times_steps
 from measure.profile import Profile
 from measure.sensitivity import tornado
@@ -34,19 +34,21 @@ def details(
     sample: int = 0,
     codec: str = "",
     input_events: np.ndarray | None = None,
+    others: Sequence[DenseEnergy] = (),
     **measured: Any,
 ) -> dict[str, Any]:
     """The `details` of a result: manifest and counts of the edge half, energies by profile.
 
     labels and predictions are class numbers (N,); code_tchw are the code spikes of `sample`;
-    input_events as in `measure.energy.energy`.
+    input_events as in `measure.energy.energy`; others are ordinary networks to be held against
+    beside the edge half's own dense twin.
     measured: any of accuracy_uncut, input_bytes_mean, encode_us, cloud_us, cloud_depth and
     cloud_energy_pj of `pipeline.results.Details`, where the caller has them.
     """
     classes = list(manifest.classes)
     table = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(table, (labels, predictions), 1)
-    twins = [profile.load(name) for name in DENSE]
+    dense = [*dense_twins(graph), *others]
     records = {}
     for chosen, result in energies:
         records[chosen.name] = {
@@ -57,8 +59,8 @@ def details(
             ],
             "break_even": [
                 asdict(even)
-                for twin in twins
-                for even in break_even(graph, counts, chosen, twin, result.steps, input_events)
+                for network in dense
+                for even in break_even(graph, counts, chosen, network, result.steps, input_events)
             ],
         }
     return {
@@ -73,7 +75,7 @@ def details(
         },
         "layers": layer_means(graph, counts),
         "energy": records,
-        "dense": [asdict(dense_energy(graph, twin)) for twin in twins],
+        "dense": [asdict(network) for network in dense],
         "depth": graph.depth[graph.output_name],
         "rate_times_steps": rate_times_steps(graph, counts),
         "codec": codec,
@@ -88,6 +90,11 @@ def details(
         },
         **measured,
     }
+
+
+def dense_twins(graph: Graph) -> list[DenseEnergy]:
+    """The edge half without spikes, in each precision."""
+    return [dense_energy(graph, profile.load(name)) for name in DENSE]
 
 
 def layer_means(graph: Graph, counts: Counts) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from lava_edge.uplink import Answer, Uplink
 from measure import profile
 from measure.counts import Counts, concatenate
 from pipeline import images, outcome, results
+from pipeline.baseline_rows import edges_at
 from pipeline.console import progress_bar
 from pipeline.live import LiveRun
 from pipeline.live import run as live_run
@@ -94,11 +95,17 @@ def run(
     live: bool = False,
     result: Path | None = None,
     profiles: Sequence[str] = PROFILES,
+    baselines: Sequence[Path] = (),
     **security: Any,
 ) -> dict[str, Any]:
-    """The edge command; `result` is a file for what `plan` and `report` read."""
+    """The edge command; `result` is a file for what `plan` and `report` read.
+
+    baselines: files of the `baselines` command that the result's energy is held against.
+    """
     bundle = open_bundle(path)
     priced = [profile.load(name) for name in profiles]
+    manifest = bundle.manifest
+    others = edges_at(baselines, manifest.data, manifest.backbone, manifest.split)
     chosen = images.load(bundle, data, samples)
     access = {name: value for name, value in security.items() if value is not None}
     if live and (result is not None or model != "leaf"):
@@ -115,7 +122,7 @@ def run(
         else:
             done = stream(bundle, frames, server, model=model, advance=advance, **access)
     if result is not None and isinstance(done, EdgeRun):
-        found = outcome.outcome(bundle, chosen, done, priced)
+        found = outcome.outcome(bundle, chosen, done, priced, others)
         results.save(json.dumps(found, indent=2, allow_nan=False) + "\n", result)
     answers = done.answers
     found = {

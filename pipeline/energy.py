@@ -18,8 +18,9 @@ from measure.counts import Counts, concatenate
 from measure.dense import break_even
 from measure.sensitivity import tornado
 from pipeline import images
+from pipeline.baseline_rows import edges_at
 from pipeline.console import progress_bar
-from pipeline.details import DENSE, layer_means
+from pipeline.details import dense_twins, layer_means
 from pipeline.units import energy_text
 from splitcore.bundle import open_bundle
 
@@ -32,24 +33,28 @@ def run(
     profiles: Sequence[str | Path] | None = None,
     data: str | None = None,
     samples: int | None = None,
+    baselines: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Counts and modelled energy, per layer and in all, of `samples` test images.
 
-    Raises BundleError, DataError or ProfileError before anything is simulated.
+    baselines: files of the `baselines` command to be held against, of the same network and cut.
+    Raises BundleError, DataError, ResultError or ProfileError before anything is simulated.
     """
     started = time.perf_counter()
     chosen = [profile.load(name) for name in profiles or DEFAULT_PROFILES]
     opened = open_bundle(Path(bundle))
+    manifest = opened.manifest
+    others = edges_at(baselines, manifest.data, manifest.backbone, manifest.split)
     test = images.load(opened, data, samples or DEFAULT_SAMPLES)
-    graph = netx_file.load(opened.edge_path, opened.manifest.input_bits or None)
+    graph = netx_file.load(opened.edge_path, manifest.input_bits or None)
     simulating = time.perf_counter()
     counts = _simulated(opened.edge_path, test.frames_ntchw)
     simulated_s = time.perf_counter() - simulating
-    steps = opened.manifest.steps
+    steps = manifest.steps
     events = np.count_nonzero(test.frames_ntchw[:, 0], axis=(1, 2, 3)) * steps
-    if not opened.manifest.input_bits:  # frames differ from step to step
+    if not manifest.input_bits:  # frames differ from step to step
         events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
-    twins = [profile.load(name) for name in DENSE]
+    dense = [*dense_twins(graph), *others]
     priced = {}
     for each in chosen:
         result = pricing.energy(graph, counts, each, steps, events)
@@ -59,19 +64,20 @@ def run(
             "sensitivity": [asdict(swing) for swing in tornado(graph, counts, each, steps, events)],
             "break_even": [
                 asdict(even)
-                for twin in twins
-                for even in break_even(graph, counts, each, twin, steps, events)
+                for network in dense
+                for even in break_even(graph, counts, each, network, steps, events)
             ],
         }
     totals = {name: total / len(counts) for name, total in counts.total().items()}
     return {
-        "bundle": opened.manifest.name,
+        "bundle": manifest.name,
         "data": test.data,
         "samples": len(counts),
         "steps": steps,
         **totals,
         "rate_times_steps": pricing.rate_times_steps(graph, counts),
         "layers": layer_means(graph, counts),
+        "dense": [asdict(network) for network in dense],
         "energy_pj": {name: record["energy_pj"] for name, record in priced.items()},
         "profiles": priced,
         "simulation_s": simulated_s,
@@ -116,7 +122,8 @@ def summary(result: dict[str, Any]) -> str:
                 else f"breaks even at T × rate {rate:.4g}"
             )
             lines.append(
-                f"    against {even['dense_profile']}, {even['accounting']}: "
+                f"    against {even['dense_network']} ({even['dense_profile']}), "
+                f"{even['accounting'].replace('_', '-')}: "
                 f"{even['ratio']:.3g} times less; {where}"
             )
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from PIL import Image
 from lava_edge import netx_file, reference
 from measure import energy
 from measure.counts import count
+from measure.dense import DenseEnergy
 from measure.profile import Profile
 from pipeline import details
 from pipeline.images import Images
@@ -24,6 +25,7 @@ from splitcore import tail
 from splitcore.bundle import Bundle
 from splitcore.codec import context
 from splitcore.codec.registry import codec_with_id, encode_best
+from splitcore.splits import ENCODER
 from splitcore.tail import Tail
 
 if TYPE_CHECKING:
@@ -34,9 +36,16 @@ JPEG_QUALITY = 75
 
 
 def outcome(
-    bundle: Bundle, test: Images, done: EdgeRun, profiles: Sequence[Profile]
+    bundle: Bundle,
+    test: Images,
+    done: EdgeRun,
+    profiles: Sequence[Profile],
+    others: Sequence[DenseEnergy] = (),
 ) -> dict[str, Any]:
-    """The result of one run with the keys of `demo` and its details."""
+    """The result of one run with the keys of `demo` and its details.
+
+    others: ordinary networks that the edge half is held against.
+    """
     manifest = bundle.manifest
     graph = netx_file.load(bundle.edge_path, manifest.input_bits or None)
     cloud = tail.load(bundle.cloud_path)
@@ -46,6 +55,7 @@ def outcome(
     energies = [
         (each, energy.energy(graph, done.counts, each, manifest.steps, events)) for each in profiles
     ]
+    accuracy = float(np.mean(done.labels_n == test.labels_n))
     feature_bits = 32 * int(np.prod(manifest.feature_shape))
     payload_bits = done.mean("payload_bits")
     sample = int(np.argmax(done.code_ntchw.reshape(len(test), -1).sum(axis=1)))
@@ -53,7 +63,7 @@ def outcome(
         "samples": len(test),
         "steps": manifest.steps,
         "accuracy_model": float(np.mean(expected_labels == test.labels_n)),
-        "accuracy_pipeline": float(np.mean(done.labels_n == test.labels_n)),
+        "accuracy_pipeline": accuracy,
         "spikes": int(expected.sum()),
         "mismatched_spikes": int((done.code_ntchw != expected).sum()),
         "prediction_mismatches": int((done.labels_n != expected_labels).sum()),
@@ -73,6 +83,8 @@ def outcome(
             done.code_ntchw[sample],
             sample=sample,
             input_events=events,
+            others=others,
+            accuracy_uncut=None if graph.output_name == ENCODER else accuracy,
             **beyond_the_cut(bundle, test, done, profiles, cloud),
         ),
     }

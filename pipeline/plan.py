@@ -2,8 +2,9 @@
 
 What is compared is the device's energy an image, edge computing (full accounting) plus radio for
 the bytes really sent, envelope included. Beside the cuts stand all in the cloud (the image itself
-is sent) and all on the edge (nothing is), where the results hold what that takes. Energies and edge
-time are modelled; accuracy, bits and bytes are what the runs measured.
+is sent) and all on the edge (nothing is), where the results hold what that takes. Baselines are
+shown and never chosen: they need another chip. Energies and edge time are modelled; accuracy, bits
+and bytes are what the runs measured.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from measure import profile as profiles
 from measure.latency import Latency
 from measure.link import Link
 from measure.profile import Profile
-from pipeline.candidates import Candidate, Limits, candidates, load
-from pipeline.results import Result
+from pipeline.candidate import Candidate, Limits
+from pipeline.candidates import Inputs, candidates, load
 from pipeline.units import energy_text
 
 SWEEP_MBIT_S = tuple(float(rate) for rate in np.logspace(-3, 3, 61))
@@ -38,25 +39,24 @@ def plan(
 ) -> dict[str, Any]:
     """The chosen cut, the Pareto front, why the others lost, and where the link's rate matters.
 
+    results: result files and, beside them, files of the `baselines` command.
     Raises ResultError naming the file and field, ProfileError for link or profile.
     """
-    loaded = load(results)
     return decide(
-        loaded,
+        load(results),
         links.load(link),
         profiles.load(profile),
         Limits(max_loss, max_energy_pj, max_latency_ms),
     )
 
 
-def decide(
-    loaded: Sequence[tuple[str, Result]], link: Link, profile: Profile, limits: Limits
-) -> dict[str, Any]:
-    """What `plan` returns, from results already loaded."""
-    found = candidates(loaded, profile)
+def decide(inputs: Inputs, link: Link, profile: Profile, limits: Limits) -> dict[str, Any]:
+    """What `plan` returns, from files already loaded."""
+    found = candidates(inputs, profile)
     times = {c.name: c.latency(profile, link) for c in found}
     broken = {c.name: limits.broken(c, times[c.name].total_ms) for c in found}
-    allowed = [c for c in found if broken[c.name] is None]
+    eligible = [c for c in found if c.kind != "baseline"]
+    allowed = [c for c in eligible if broken[c.name] is None]
     chosen = min(allowed, key=lambda c: c.total_uj(link), default=None)
     front = _pareto(found, link, times)
     rows = []
@@ -67,6 +67,7 @@ def decide(
             {
                 "name": candidate.name,
                 "kind": candidate.kind,
+                "samples": candidate.samples,
                 "accuracy": candidate.accuracy,
                 "loss_points": candidate.loss_points,
                 "payload_bits": candidate.payload_bits,
@@ -100,8 +101,9 @@ def decide(
         },
         "chosen": None if chosen is None else chosen.name,
         "pareto": front,
+        "beaten_by": [] if chosen is None else _better(found, chosen, link),
         "candidates": rows,
-        "sweep": _sweep(found, link, profile, limits),
+        "sweep": _sweep(eligible, link, profile, limits),
     }
 
 
@@ -124,14 +126,29 @@ def _pareto(found: Sequence[Candidate], link: Link, times: dict[str, Latency]) -
     ]
 
 
+def _better(found: Sequence[Candidate], chosen: Candidate, link: Link) -> list[str]:
+    """Baselines that are at least as accurate as the chosen one and take less device energy."""
+    assert chosen.accuracy is not None
+    return [
+        candidate.name
+        for candidate in found
+        if candidate.kind == "baseline"
+        and (candidate.accuracy or 0.0) >= chosen.accuracy
+        and candidate.total_uj(link) < chosen.total_uj(link)
+    ]
+
+
 def _why(candidate: Candidate, chosen: Candidate | None, broken: str | None, link: Link) -> str:
     if broken is not None:
         return broken
+    if candidate.kind == "baseline" and chosen is None:
+        return "a baseline, to compare with"
     assert chosen is not None
     if candidate is chosen:
         return "chosen: the least device energy within the limits"
     ratio = candidate.total_uj(link) / max(chosen.total_uj(link), 1e-30)
-    return f"takes {ratio:.3g} times the device energy of {chosen.name}"
+    text = f"takes {ratio:.3g} times the device energy of {chosen.name}"
+    return f"a baseline; {text}" if candidate.kind == "baseline" else text
 
 
 def _best(
@@ -176,6 +193,9 @@ def summary(result: dict[str, Any]) -> str:
         f"chosen: {result['chosen'] or 'none within the limits'}",
         f"Pareto front: {', '.join(result['pareto']) or 'empty'}",
     ]
+    if result["beaten_by"]:
+        better = ", ".join(result["beaten_by"])
+        lines.append(f"baselines as accurate for less energy, by the models: {better}")
     for row in result["candidates"]:
         loss = "unknown" if row["loss_points"] is None else f"{row['loss_points']:.2f} points"
         lines.append(

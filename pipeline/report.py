@@ -23,6 +23,7 @@ from typing import Any
 from measure import link as links
 from measure import profile as profiles
 from pipeline import candidates, decision_page, plan, results, run_page
+from pipeline.candidate import Limits
 from pipeline.details import details
 from pipeline.page import Page
 from pipeline.results import save
@@ -53,7 +54,7 @@ def run(
     profile: str | Path | None = None,
     max_loss: float | None = MAX_LOSS,
 ) -> dict[str, Any]:
-    """Write the page of one result file, or the decision between several.
+    """Write the page of one result file, or the decision between several and their baselines.
 
     profile is one that all results hold; without it the first neuromorphic one. Raises ResultError
     naming file and field, ProfileError, UsageError.
@@ -63,20 +64,27 @@ def run(
         page = Page()
         run_page.single(page, record)
         save(page.render(run_page.title(record)), out)
-        return {"report": str(out), "results": 1, "chosen": None}
-    loaded = candidates.load(result)
-    chosen_profile = profiles.load(profile or run_page.leading_profile(loaded[0][1]))
-    limits = candidates.Limits(max_loss=max_loss)
-    decided = plan.decide(loaded, links.load(link), chosen_profile, limits)
+        return {"report": str(out), "results": 1, "baselines": 0, "chosen": None}
+    inputs = candidates.load(result)
+    chosen_profile = profiles.load(profile or run_page.leading_profile(inputs.results[0][1]))
+    limits = Limits(max_loss=max_loss)
+    decided = plan.decide(inputs, links.load(link), chosen_profile, limits)
     page = Page()
-    decision_page.several(page, loaded, decided, chosen_profile, limits)
+    decision_page.several(page, inputs, decided, chosen_profile, limits)
     save(page.render("Where to cut"), out)
-    return {"report": str(out), "results": len(loaded), "chosen": decided["chosen"]}
+    return {
+        "report": str(out),
+        "results": len(inputs.results),
+        "baselines": len(inputs.baselines),
+        "chosen": decided["chosen"],
+    }
 
 
 def summary(result: dict[str, Any]) -> str:
     """What was written, in plain lines."""
-    lines = [f"{result['report']}: {result['results']} result(s)"]
-    if result["results"] > 1:
+    lines = [
+        f"{result['report']}: {result['results']} result(s), {result['baselines']} of baselines"
+    ]
+    if result["results"] + result["baselines"] > 1:
         lines.append(f"chosen: {result['chosen'] or 'none within the limits'}")
     return "\n".join(lines)

@@ -32,18 +32,20 @@ Name = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=4000)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What is read from a file: its fields and no others."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Energies(_Record):
+class Energies(Record):
     """Mean modelled pJ an image by accounting."""
 
     op_only: Amount
     full: Amount
 
 
-class Spread(_Record):
+class Spread(Record):
     """How a quantity spreads over the samples."""
 
     mean: Amount
@@ -54,14 +56,14 @@ class Spread(_Record):
     max: Amount
 
 
-class SpreadPair(_Record):
+class SpreadPair(Record):
     """The spread by accounting."""
 
     op_only: Spread
     full: Spread
 
 
-class TermRecord(_Record):
+class TermRecord(Record):
     """One line of the accounting, as `measure.energy` tells it."""
 
     name: Name
@@ -72,7 +74,7 @@ class TermRecord(_Record):
     layers_pj: list[Amount] | None
 
 
-class FigureRecord(_Record):
+class FigureRecord(Record):
     """One figure of a profile with where it comes from."""
 
     name: Name
@@ -86,7 +88,7 @@ class FigureRecord(_Record):
     note: Text = ""
 
 
-class SwingRecord(_Record):
+class SwingRecord(Record):
     """How far one assumption alone moves the full energy; see `measure.sensitivity`."""
 
     assumption: Name
@@ -97,25 +99,27 @@ class SwingRecord(_Record):
     high_is: Name
 
 
-class BreakEvenRecord(_Record):
+class BreakEvenRecord(Record):
     """Dense over spiking energy, and the T × rate of equality; see `measure.dense`."""
 
     accounting: Literal["op_only", "full"]
+    dense_network: Name
     dense_profile: Name
     ratio: Amount
     rate_times_steps: Amount | None
 
 
-class DenseRecord(_Record):
-    """The edge half as an ordinary network."""
+class DenseRecord(Record):
+    """An ordinary network on the edge."""
 
+    network: Name
     profile: Name
     macs: Count
     op_only_pj: Amount
     full_pj: Amount
 
 
-class ProfileRecord(_Record):
+class ProfileRecord(Record):
     """Everything the report says about one profile."""
 
     profile: Name
@@ -142,7 +146,7 @@ class ProfileRecord(_Record):
         return self
 
 
-class LayerRecord(_Record):
+class LayerRecord(Record):
     """One layer of the edge half: means a sample, rate in spikes a neuron and step."""
 
     name: Name
@@ -154,7 +158,7 @@ class LayerRecord(_Record):
     neuron_updates: Amount
 
 
-class BundleRecord(_Record):
+class BundleRecord(Record):
     """Which network was cut where."""
 
     name: Name
@@ -166,7 +170,7 @@ class BundleRecord(_Record):
     code_shape: tuple[Positive, Positive, Positive]
 
 
-class Raster(_Record):
+class Raster(Record):
     """The code spikes of one sample: packed as `splitcore.spikes.pack`, then base64."""
 
     sample: Count
@@ -183,7 +187,7 @@ class Raster(_Record):
             raise ResultError(f"details.raster.packed: {error}") from None
 
 
-class Details(_Record):
+class Details(Record):
     """What the report draws beyond the promised keys."""
 
     bundle: BundleRecord
@@ -211,7 +215,7 @@ class Details(_Record):
         return self
 
 
-class Result(_Record):
+class Result(Record):
     """One run of one bundle through the whole pipeline."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
@@ -242,6 +246,11 @@ def check(result: dict[str, Any], where: str = "result") -> Result:
 
 def load(path: Path) -> Result:
     """Read a result file. Raises ResultError naming the file and the field."""
+    return check(read(path), str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ResultError naming the file."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ResultError(f"{path}: larger than {MAX_FILE_BYTES} bytes, no result file")
@@ -252,7 +261,7 @@ def load(path: Path) -> Result:
         raise ResultError(f"{path}: no JSON ({error})") from None
     if not isinstance(content, dict):
         raise ResultError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return check(content, str(path))
+    return content
 
 
 def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from measure.interval import wilson_interval
 from pipeline import lineage
 from pipeline.console import progress_bar
 from splitcore.bundle import open_bundle
@@ -60,7 +61,7 @@ def run(
     scores = Teacher(trained, own)(dataset.test.images)
     predicted = scores.argmax(1).cpu().numpy()
     accuracy = evaluate.accuracy(predicted, dataset.test.labels_n)
-    low, high = evaluate.wilson_interval(accuracy, len(dataset.test))
+    low, high = wilson_interval(accuracy, len(dataset.test))
     history = checkpoint.load(folder).history
     return {
         "checkpoint": str(folder / checkpoint.FILE),

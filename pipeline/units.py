@@ -1,6 +1,8 @@
-"""Energies for people: in the unit that suits them."""
+"""Figures for people: energies in the unit that suits them, shares with what is known of them."""
 
 from __future__ import annotations
+
+from measure.interval import wilson_interval
 
 
 def energy_unit(largest_pj: float) -> tuple[float, str]:
@@ -15,3 +17,11 @@ def energy_text(energy_pj: float) -> str:
     """An energy in the unit that suits it, three digits."""
     scale, unit = energy_unit(energy_pj)
     return f"{energy_pj / scale:.3g} {unit}"
+
+
+def accuracy_text(accuracy: float | None, samples: int) -> str:
+    """Per cent with the 95 % interval that so many samples allow."""
+    if accuracy is None:
+        return "unknown"
+    low, high = wilson_interval(accuracy, samples)
+    return f"{100 * accuracy:.2f} ({100 * low:.1f} – {100 * high:.1f})"

@@ -12,6 +12,8 @@ from typing import Literal
 
 from splitcore.errors import ConfigError
 
+ENCODER, DECODER = "encoder", "decoder"  # the layers at the two ends of a cut, where it has them
+
 Kind = Literal["stem", "basic", "bottleneck", "separable", "inverted", "pointwise"]
 
 

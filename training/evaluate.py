@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,14 +67,3 @@ def firing_rates(model: SplitModel, images: np.ndarray) -> list[float]:
 def accuracy(predicted_n: np.ndarray, labels_n: np.ndarray) -> float:
     """The share of samples that were classified right."""
     return float((predicted_n == labels_n).mean())
-
-
-def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % confidence interval of a share of `count` trials (Wilson 1927, doi 10.2307/2276774)."""
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = (
-        z
-        / (1 + z * z / count)
-        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    )
-    return max(0.0, centre - half), min(1.0, centre + half)

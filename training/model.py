@@ -15,7 +15,7 @@ import torch
 
 from splitcore.errors import ConfigError
 from splitcore.graph import Graph, Input, Lif
-from splitcore.splits import Backbone
+from splitcore.splits import DECODER, ENCODER, Backbone
 from splitcore.tail import Tail
 from training import backbones
 from training.blocks import NeuronConfig, Norm, NormedConv, SpikingLayer
@@ -163,8 +163,8 @@ class SplitModel(torch.nn.Module):
 
     def lower(self) -> tuple[Graph, Tail]:
         """The two halves as integer records; a copy, nothing is approximated."""
-        last = None if self.encoder is None else ("encoder", self.encoder)
-        first = None if self.decoder is None else ("decoder", self.decoder)
+        last = None if self.encoder is None else (ENCODER, self.encoder)
+        first = None if self.decoder is None else (DECODER, self.decoder)
         edge = _lower(self.edge, self.input, last=last)
         code = Input(self.code_shape, name="code")
         cloud = _lower(self.cloud, code, first=first)

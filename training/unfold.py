@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from splitcore.errors import ConfigError
 from splitcore.graph import Conv, ConvTranspose, Identity, Lif
+from splitcore.splits import DECODER, ENCODER
 from training import evaluate
 from training.blocks import EPS, Block, NormedConv, SpikingLayer
 from training.model import SplitModel
@@ -35,7 +36,7 @@ def begin_with_integers(
     """
     layers = _named(model)
     fitting = {key for key in layers if key in records and _fits(layers[key], records[key])}
-    missing = [key for key in layers if key not in {*fitting, "encoder", "decoder"}]
+    missing = [key for key in layers if key not in {*fitting, ENCODER, DECODER}]
     weight, bias = (torch.from_numpy(part) for part in readout)
     if missing or weight.shape != model.readout.weight.shape:
         what = missing[0] if missing else "readout"
@@ -56,7 +57,7 @@ def _named(model: SplitModel) -> dict[str, SpikingLayer]:
         for name, layer in block.layers.items():
             assert isinstance(layer, SpikingLayer)
             layers[f"{block_name.replace('/', '.')}.{name}"] = layer
-    ends = {"encoder": model.encoder, "decoder": model.decoder}
+    ends = {ENCODER: model.encoder, DECODER: model.decoder}
     return layers | {name: layer for name, layer in ends.items() if layer is not None}
 
 

@@ -28,28 +28,26 @@ def test_dense_twin_of_the_hand_worked_network_equals_the_sum_worked_by_hand():
 
 
 def test_break_even_op_only_is_where_both_sums_are_equal():
-    op_only, _ = dense.break_even(
-        GRAPH, counts(), profile.load("cmos45_fp32"), profile.load("cmos45_int8"), 2
-    )
+    twin = dense.dense_energy(GRAPH, profile.load("cmos45_int8"))
+    op_only, _ = dense.break_even(GRAPH, counts(), profile.load("cmos45_fp32"), twin, 2)
     # int8 twin: 26 × 0.23 = 5.98; silent spikes still do 8 MACs × 4.6 = 36.8: never
     assert op_only.rate_times_steps is None
     assert f"{op_only.ratio:.6f}" == f"{5.98 / 42.2:.6f}"
 
 
 def test_break_even_against_fp32_solves_the_linear_equation():
-    op_only, full = dense.break_even(
-        GRAPH, counts(), profile.load("loihi1"), profile.load("cmos45_fp32"), 2
-    )
+    fp32 = profile.load("cmos45_fp32")
+    twin = dense.dense_energy(GRAPH, fp32)
+    op_only, full = dense.break_even(GRAPH, counts(), profile.load("loihi1"), twin, 2)
     # 119.6 < 8 × 23.6 = 188.8 already without a spike
     assert op_only.rate_times_steps is None
     assert full.rate_times_steps is None
-    fp32 = profile.load("cmos45_fp32")
     # 36.8 + 12 connections × rate × 0.9 = 119.6 -> T × rate = 82.8 / 10.8 = 7.6667
-    op_only, _ = dense.break_even(GRAPH, counts(), fp32, fp32, 8)
+    op_only, _ = dense.break_even(GRAPH, counts(), fp32, twin, 8)
     assert op_only.rate_times_steps is not None
     assert f"{op_only.rate_times_steps:.4f}" == "7.6667"
     # in two steps no network can fire that much: spikes are cheaper at every rate
-    op_only, _ = dense.break_even(GRAPH, counts(), fp32, fp32, 2)
+    op_only, _ = dense.break_even(GRAPH, counts(), fp32, twin, 2)
     assert op_only.rate_times_steps == 2.0
 
 
@@ -57,12 +55,13 @@ def test_break_even_full_is_where_both_full_energies_are_equal():
     graph, fp32 = example.network(), profile.load("cmos45_fp32")
     frames = spikes.direct_code(np.full((2, 1, 8, 8), 200, np.uint8), 6, 4)
     worked = count(graph, frames, reference.run(graph, frames).spikes)
-    _, full = dense.break_even(graph, worked, fp32, fp32, 4)
+    twin = dense.dense_energy(graph, fp32)
+    _, full = dense.break_even(graph, worked, fp32, twin, 4)
     assert full.rate_times_steps is not None
     activity = full.rate_times_steps / energy.rate_times_steps(graph, worked)
     assert 0.01 < activity < 100
     scaled = energy.energy(graph, worked, fp32, 4, activity=activity).mean_pj()["full"]
-    assert scaled == pytest.approx(dense.dense_energy(graph, fp32).full_pj, rel=1e-9)
+    assert scaled == pytest.approx(twin.full_pj, rel=1e-9)
 
 
 def test_dense_twin_without_mac_figure_is_refused():

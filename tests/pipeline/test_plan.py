@@ -182,5 +182,10 @@ def test_report_of_several_results_draws_the_decision_without_error(files, tmp_p
 
 def test_report_of_one_result_file_is_the_page_of_that_result(files, tmp_path):
     answer = report.run(files[:1], tmp_path / "one.html")
-    assert answer == {"report": str(tmp_path / "one.html"), "results": 1, "chosen": None}
+    assert answer == {
+        "report": str(tmp_path / "one.html"),
+        "results": 1,
+        "baselines": 0,
+        "chosen": None,
+    }
     assert 'id="raster"' in (tmp_path / "one.html").read_text()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from measure.interval import wilson_interval
 from training.baselines.fit import as_input
 from training.baselines.split_ann import SplitAnn
 from training.data.dataset import Split
-from training.evaluate import wilson_interval
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import Progress
@@ -54,13 +54,13 @@ def study(
     cut = backbone_named(config.model.backbone).index(config.split)
     blocks = len(whole.edge) + len(whole.cloud)
     torch.manual_seed(config.recipe.seed)
-    rows = [_row("all on the edge (ANN)", whole.cut_at(blocks, None), dataset)]
+    rows = [_row("all on the edge (ANN)", "all_edge", whole.cut_at(blocks, None), dataset)]
     for quality in qualities:
         upload = whole.cut_at(0, JpegUpload(quality))
         pixels = (*shape[1:], 3) if shape[0] == 3 else shape[1:]
         header = 8 * header_bytes(pixels, quality)
         name = f"all in the cloud (JPEG {quality})"
-        rows.append(_row(name, upload, dataset, quality=quality, header_bits_not_charged=header))
+        rows.append(_row(name, "all_cloud", upload, dataset, header_bits_not_charged=header))
 
     features = _channels_behind(whole.cut_at(cut, None).edge, shape)
     calibration = as_input(dataset.train.images[:CALIBRATION], torch.device("cpu"))
@@ -68,11 +68,11 @@ def study(
     for name, codec in _codecs(config, neck.channels, features):
         model = whole.cut_at(cut, codec.to(device))
         _train(model, name, config.recipe, dataset, progress)
-        rows.append(_row(name, model, dataset))
+        rows.append(_row(name, "split", model, dataset))
         if isinstance(codec, BottleNetPlusPlus):
             on_cpu = copy.deepcopy(model).cpu()
             small = quantised_edge(on_cpu, calibration)
-            rows.append(_row(f"{name}, int8 edge", small, dataset, counted=on_cpu))
+            rows.append(_row(f"{name}, int8 edge", "split", small, dataset, counted=on_cpu))
     return {
         "data": dataset.name,
         "backbone": config.model.backbone,
@@ -131,19 +131,22 @@ def _channels_behind(edge: torch.nn.Module, shape: tuple[int, ...]) -> int:
 
 def _row(
     name: str,
+    kind: Literal["split", "all_edge", "all_cloud"],
     model: SplitAnn,
     dataset: Dataset,
     *,
     counted: SplitAnn | None = None,
-    **more: Any,
+    header_bits_not_charged: int = 0,
 ) -> dict[str, Any]:
-    """One row; counted: the model whose edge is counted where `model` is its quantised copy."""
-    counted = counted or model
+    """One row; counted: the model whose edge is counted where `model` is its int8 copy."""
+    floats = counted or model
     return {
         "name": name,
-        **more,
-        "raw_bits": raw_bits(counted, dataset.image_shape),
-        "edge_layers": [asdict(layer) for layer in edge_layers(counted, dataset.image_shape)],
+        "kind": kind,
+        "edge_bits": 32 if counted is None else 8,
+        "header_bits_not_charged": header_bits_not_charged,
+        "raw_bits": raw_bits(floats, dataset.image_shape),
+        "edge_layers": [asdict(layer) for layer in edge_layers(floats, dataset.image_shape)],
         "validation": evaluate(model, dataset.validation).row(),
         "test": evaluate(model, dataset.test).row(),
     }

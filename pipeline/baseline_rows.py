@@ -1,0 +1,112 @@
+"""Files of the `baselines` command, checked field by field, and what their edges would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from measure import profile
+from measure.dense import DenseEnergy, DenseLayer, layers_energy
+from measure.profile import first_problem
+from pipeline.results import Amount, Count, Fraction, Name, Positive, Record, read
+from splitcore.errors import ResultError
+
+PRICED_BY = {32: "cmos45_fp32", 8: "cmos45_int8"}  # edge_bits of a row -> profile of its MACs
+
+
+class MeasuredRecord(Record):
+    """Accuracy with its 95 % interval, and the bits of the payload."""
+
+    samples: Annotated[int, Field(ge=1)]
+    accuracy: Fraction
+    accuracy_low: Fraction
+    accuracy_high: Fraction
+    payload_bits_mean: Amount
+    payload_bits_max: Count
+
+
+class LayerRecord(Record):
+    """Operations and buffers of one layer; see `measure.dense.DenseLayer`."""
+
+    name: Name
+    macs: Count
+    weights: Count
+    inputs: Count
+    outputs: Count
+    biases: Count
+    addresses: Count
+
+
+class Row(Record):
+    """One baseline. edge_bits: of its weights and activations on the edge."""
+
+    name: Name
+    kind: Literal["split", "all_edge", "all_cloud"]
+    edge_bits: Literal[8, 32]
+    header_bits_not_charged: Count = 0
+    raw_bits: Count
+    edge_layers: list[LayerRecord]
+    validation: MeasuredRecord
+    test: MeasuredRecord
+
+    def energy(self) -> DenseEnergy:
+        """What its edge would take on the digital profile of its precision."""
+        layers = [DenseLayer(**layer.model_dump()) for layer in self.edge_layers]
+        return layers_energy(self.name, layers, profile.load(PRICED_BY[self.edge_bits]))
+
+
+class Baselines(Record):
+    """A file of the `baselines` command: every baseline beside one cut."""
+
+    data: Name
+    backbone: Name
+    width: Positive
+    split: Name
+    beside: Name
+    seed: int
+    rows: Annotated[list[Row], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked file and where it lies."""
+
+    file: str
+    content: Baselines
+
+
+def is_baselines(content: dict[str, Any]) -> bool:
+    """Whether a JSON object says that it is such a file, rather than a result."""
+    return "rows" in content and "beside" in content
+
+
+def check(content: dict[str, Any], where: str) -> Baselines:
+    """The file as a record, or ResultError naming the field."""
+    try:
+        return Baselines.model_validate(content)
+    except ValidationError as error:
+        raise ResultError(f"{where}: {first_problem(error)}") from None
+
+
+def load(path: Path) -> Loaded:
+    """Read a file of baselines. Raises ResultError naming the file and the field."""
+    return Loaded(str(path), check(read(path), str(path)))
+
+
+def edges_at(paths: Sequence[Path], data: str, backbone: str, split: str) -> list[DenseEnergy]:
+    """The edges of baselines cut at this split, priced.
+
+    Raises ResultError for a file about another network, cut or data set.
+    """
+    found = []
+    for path in paths:
+        loaded = load(path)
+        for field, expected in (("data", data), ("backbone", backbone), ("split", split)):
+            if (got := getattr(loaded.content, field)) != expected:
+                raise ResultError(f"{path}: {field}: {got!r}, but the bundle has {expected!r}")
+        found += [row.energy() for row in loaded.content.rows if row.kind == "split"]
+    return found

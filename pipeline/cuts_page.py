@@ -1,0 +1,151 @@
+"""The page's section on each cut: our codes and every baseline there, and who wins."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pipeline.baseline_rows import PRICED_BY, Row
+from pipeline.candidates import Inputs
+from pipeline.page import Page
+from pipeline.results import Details, Result
+from pipeline.units import accuracy_text, energy_text
+
+DIGITAL = PRICED_BY[32]  # spikes on the processor of the ordinary networks: like against like
+RIVAL = "BottleNet"
+
+
+@dataclass(frozen=True)
+class _Cut:
+    split: str
+    ours: tuple[Result, ...]
+    baselines: tuple[Row, ...]
+
+
+def at_each_cut(page: Page, inputs: Inputs) -> None:
+    """A table for each cut, and in words what wins where."""
+    page.heading("At each cut")
+    page.paragraph(
+        "Raw bits are what the code has before coding, sent bits the mean payload. Times below "
+        "fp32 is the feature map in 32-bit floats over the raw bits. The rate is spikes a neuron "
+        f"and step over the whole edge. Edge energies are those of {DIGITAL} on both sides, but "
+        f"for an edge in int8, which takes {PRICED_BY[8]}; modelled."
+    )
+    for number, cut in enumerate(_cuts(inputs)):
+        page.table(
+            f"cut-{number}",
+            [
+                f"at {cut.split}",
+                "right, %",
+                "lost",
+                "raw bits",
+                "sent bits",
+                "times below fp32",
+                "rate, %",
+                "T × rate",
+                "edge op-only",
+                "edge full",
+            ],
+            [_our_row(result, inputs.reference()) for result in cut.ours]
+            + [_baseline_row(row, inputs.reference()) for row in cut.baselines],
+            numeric=9,
+        )
+        for sentence in verdicts(cut.split, cut.ours, cut.baselines):
+            page.paragraph(sentence)
+
+
+def _cuts(inputs: Inputs) -> list[_Cut]:
+    details = [(_details(result), result) for _, result in inputs.results]
+    found = []
+    for split in dict.fromkeys(detail.bundle.split for detail, _ in details):
+        rows: dict[str, Row] = {}
+        for each in inputs.baselines:
+            if each.content.split == split:
+                for row in each.content.rows:
+                    if row.kind == "split":
+                        label = row.name if row.name not in rows else f"{row.name} ({each.file})"
+                        rows[label] = row.model_copy(update={"name": label})
+        ours = tuple(result for detail, result in details if detail.bundle.split == split)
+        found.append(_Cut(split, ours, tuple(rows.values())))
+    return found
+
+
+def _details(result: Result) -> Details:
+    assert result.details is not None
+    return result.details
+
+
+def _our_row(result: Result, reference: float) -> list[str | None]:
+    detail = _details(result)
+    neurons = sum(math.prod(layer.shape) for layer in detail.layers) * result.steps
+    energy = result.energy_pj.get(DIGITAL)
+    return [
+        detail.bundle.name,
+        accuracy_text(result.accuracy_pipeline, result.samples),
+        f"{100 * (reference - result.accuracy_pipeline):.2f}",
+        f"{result.raw_spike_bits:,.0f}",
+        f"{result.payload_bits_mean:,.0f}",
+        f"{result.feature_bits_fp32 / result.raw_spike_bits:,.0f}",
+        f"{100 * sum(layer.spikes for layer in detail.layers) / neurons:.1f}",
+        f"{detail.rate_times_steps:.3g}",
+        None if energy is None else energy_text(energy.op_only),
+        None if energy is None else energy_text(energy.full),
+    ]
+
+
+def _baseline_row(row: Row, reference: float) -> list[str | None]:
+    energy = row.energy()
+    return [
+        row.name,
+        accuracy_text(row.test.accuracy, row.test.samples),
+        f"{100 * (reference - row.test.accuracy):.2f}",
+        f"{row.raw_bits:,}",
+        f"{row.test.payload_bits_mean:,.0f}",
+        None,
+        None,
+        None,
+        energy_text(energy.op_only_pj),
+        energy_text(energy.full_pj),
+    ]
+
+
+def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -> list[str]:
+    """Which baselines at this cut are as accurate with as few bits, and BottleNet's energy."""
+    found = []
+    for row in baselines:
+        bits, share = row.test.payload_bits_mean, row.test.accuracy
+        beaten = [
+            _details(result).bundle.name
+            for result in ours
+            if share >= result.accuracy_pipeline and bits <= result.payload_bits_mean
+        ]
+        if beaten:
+            found.append(
+                f"{row.name} wins at {split}: {100 * share:.2f} % with {bits:,.0f} bits, at least "
+                f"as accurate and as small as {', '.join(beaten)}."
+            )
+    if baselines and not found:
+        found.append(
+            f"At {split} no baseline is both as accurate and as small as one of our codes."
+        )
+    rival = next((row for row in baselines if row.name == RIVAL), None)
+    priced = [result for result in ours if DIGITAL in result.energy_pj]
+    if rival is None or not priced:
+        return found
+    matched = [each for each in priced if each.accuracy_pipeline >= rival.test.accuracy]
+    if not matched:
+        best = max(priced, key=lambda result: result.accuracy_pipeline)
+        short = 100 * (rival.test.accuracy - best.accuracy_pipeline)
+        found.append(
+            f"Energy at matched accuracy cannot be compared at {split}: our best code there is "
+            f"{short:.2f} points below {RIVAL}."
+        )
+        return found
+    least = min(matched, key=lambda result: result.energy_pj[DIGITAL].full)
+    own, theirs = least.energy_pj[DIGITAL], rival.energy()
+    found.append(
+        f"At {RIVAL}'s accuracy or better, {_details(least).bundle.name} takes "
+        f"{theirs.op_only_pj / own.op_only:.3g} times less edge energy op-only and "
+        f"{theirs.full_pj / own.full:.3g} times in full, {DIGITAL} on both sides (below 1: more)."
+    )
+    return found

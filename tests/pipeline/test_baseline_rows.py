@@ -1,0 +1,185 @@
+"""Files of baselines beside results: read, priced, planned with, drawn."""
+
+import copy
+import json
+
+import pytest
+
+from measure.dense import TWIN
+from pipeline import cuts_page, energy, plan, report
+from pipeline.baseline_rows import check
+from pipeline.results import check as check_result
+from splitcore.bundle import open_bundle
+from splitcore.errors import ResultError, UsageError
+from tests.pipeline import browser, example
+from tests.pipeline.test_plan import rows, written
+
+
+def measured(accuracy, bits, samples=example.SAMPLES):
+    return {
+        "samples": samples,
+        "accuracy": accuracy,
+        "accuracy_low": max(0.0, accuracy - 0.02),
+        "accuracy_high": min(1.0, accuracy + 0.02),
+        "payload_bits_mean": bits,
+        "payload_bits_max": int(2 * bits),
+    }
+
+
+def row(name, kind, accuracy, bits, macs, edge_bits=32):
+    layer = {"name": "conv", "macs": macs, "weights": 1, "inputs": 1, "outputs": 0}
+    layers = [{**layer, "biases": 0, "addresses": 0}] if macs else []
+    return {
+        "name": name,
+        "kind": kind,
+        "edge_bits": edge_bits,
+        "header_bits_not_charged": 0,
+        "raw_bits": 512,
+        "edge_layers": layers,
+        "validation": measured(accuracy, bits),
+        "test": measured(accuracy, bits),
+    }
+
+
+# Nothing but MACs on the edge, each 4.6 pJ in fp32 and 0.23 pJ in int8, and two words of memory.
+ROWS = [
+    row("all on the edge (ANN)", "all_edge", 0.99, 8.0, 10_000),
+    row("all in the cloud (JPEG 50)", "all_cloud", 0.97, 4000.0, 0),
+    row("BottleNet", "split", 0.945, 800.0, 2000),
+    row("1-bit CNN", "split", 0.96, 400.0, 1000),
+    row("BottleNet++, int8 edge", "split", 0.90, 900.0, 1000, edge_bits=8),
+]
+
+
+def beside(tmp_path, name="beside.json", **changes):
+    content = {
+        "data": "random pixels",
+        "backbone": "resnet8",
+        "width": 8,
+        "split": "block1",
+        "beside": "middle",
+        "seed": 0,
+        "rows": copy.deepcopy(ROWS),
+    }
+    content.update(changes)
+    path = tmp_path / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    known = {"accuracy_uncut": 0.96, "input_bytes_mean": 900.0}
+    return [
+        written(tmp_path, "early", 0.94, 800, 1e6, **known),
+        written(tmp_path, "middle", 0.955, 200, 40e6, **known),
+    ]
+
+
+def test_plan_shows_baselines_and_chooses_none(files, tmp_path):
+    result = plan.plan([beside(tmp_path), *files], link="wifi", profile="loihi1")
+    table = rows(result)
+    assert result["chosen"] == "middle"
+    assert table["1-bit CNN at block1"]["kind"] == "baseline"
+    # op-only 1,000 MACs; loses nothing against the uncut 96 %
+    assert f"{table['1-bit CNN at block1']['edge_pj']['op_only']:.1f}" == "4600.0"
+    assert f"{table['1-bit CNN at block1']['loss_points']:.2f}" == "0.00"
+    assert f"{table['BottleNet++, int8 edge at block1']['edge_pj']['op_only']:.1f}" == "230.0"
+    # its 50 bytes of payload in the envelope that ours have: both results have 50 bytes around
+    assert table["1-bit CNN at block1"]["message_bytes"] == pytest.approx(100.0)
+    assert table["all on the edge (ANN)"]["message_bytes"] == 0
+    assert result["beaten_by"] == ["all on the edge (ANN)", "1-bit CNN at block1"]
+    assert "1-bit CNN at block1" in plan.summary(result)
+    assert not any("baseline" in str(name) for name in result["sweep"]["best"])
+
+
+def test_plan_takes_rows_that_two_files_share_once(files, tmp_path):
+    other = beside(tmp_path, "other.json", split="block2")
+    result = plan.plan([*files, beside(tmp_path), other], link="wifi", profile="loihi1")
+    names = [candidate["name"] for candidate in result["candidates"]]
+    assert names.count("all on the edge (ANN)") == 1
+    assert {"BottleNet at block1", "BottleNet at block2"} <= set(names)
+    assert len(names) == len(set(names))
+
+
+def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accuracy(tmp_path):
+    ours = example.result()
+    ours.update(accuracy_pipeline=0.95, payload_bits_mean=400.0)
+    ours["energy_pj"]["cmos45_fp32"] = {"op_only": 4600.0, "full": 92_000.0}
+    record = check_result(ours)
+    found = check(json.loads(beside(tmp_path).read_text()), "beside.json").rows[2:]
+    said = cuts_page.verdicts("block1", (record,), tuple(found))
+    assert said[0].startswith("1-bit CNN wins at block1: 96.00 % with 400 bits")
+    # BottleNet: 2,000 MACs × 4.6 = 9,200 pJ and two words of 5 pJ each a MAC more: 29,200
+    assert "2 times less edge energy op-only and 0.317 times in full" in said[1]
+    said = cuts_page.verdicts("block1", (record,), tuple(found[:1]))
+    assert said[0] == "At block1 no baseline is both as accurate and as small as one of our codes."
+    ours["accuracy_pipeline"] = 0.9
+    said = cuts_page.verdicts("block1", (check_result(ours),), tuple(found[:1]))
+    assert "4.50 points below BottleNet" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data": "cats"}, r"data: 'cats' does not match 'random pixels'"),
+        ({"rows": []}, r"rows"),
+        ({"rows": [row("a", "split", 1.5, 1.0, 1)]}, r"accuracy"),
+        ({"rows": [row("a", "nowhere", 0.5, 1.0, 1)]}, r"rows\.0\.kind"),
+        ({"rows": [row("a", "split", 0.5, 1.0, -1)]}, r"macs"),
+        ({"extra": 1}, r"extra"),
+    ],
+)
+def test_bad_file_of_baselines_names_file_and_field(files, tmp_path, change, named):
+    with pytest.raises(ResultError, match=rf"beside\.json: .*{named}"):
+        plan.plan([*files, beside(tmp_path, **change)], link="wifi", profile="loihi1")
+
+
+def test_baselines_on_other_images_are_refused(files, tmp_path):
+    changed = copy.deepcopy(ROWS)
+    changed[1]["test"]["samples"] = 7
+    with pytest.raises(ResultError, match=r"rows\.1\.test\.samples: 7 does not match 12"):
+        plan.plan([*files, beside(tmp_path, rows=changed)], link="wifi", profile="loihi1")
+
+
+def test_baselines_alone_are_no_plan(tmp_path):
+    with pytest.raises(UsageError, match="at least one result"):
+        plan.plan([beside(tmp_path)], link="wifi", profile="loihi1")
+
+
+def test_energy_holds_a_bundle_against_the_baselines_at_its_cut(digits_bundle, tmp_path):
+    manifest = open_bundle(digits_bundle).manifest
+    path = beside(tmp_path, data=manifest.data, backbone=manifest.backbone, split=manifest.split)
+    answer = energy.run(digits_bundle, ["cmos45_fp32"], samples=4, baselines=[path])
+    evens = answer["profiles"]["cmos45_fp32"]["break_even"]
+    named = {(even["dense_network"], even["dense_profile"]) for even in evens}
+    assert ("BottleNet", "cmos45_fp32") in named
+    assert ("BottleNet++, int8 edge", "cmos45_int8") in named
+    assert (TWIN, "cmos45_fp32") in named
+    own = answer["energy_pj"]["cmos45_fp32"]["op_only"]
+    ratio = next(
+        even["ratio"]
+        for even in evens
+        if even["dense_network"] == "BottleNet" and even["accounting"] == "op_only"
+    )
+    assert ratio == pytest.approx(2000 * 4.6 / own)
+    assert "against BottleNet (cmos45_fp32), op-only" in energy.summary(answer)
+
+
+def test_energy_refuses_baselines_of_another_cut(digits_bundle, tmp_path):
+    data = open_bundle(digits_bundle).manifest.data
+    path = beside(tmp_path, data=data, backbone="resnet8", split="nowhere")
+    with pytest.raises(ResultError, match=r"beside\.json: (backbone|split): "):
+        energy.run(digits_bundle, samples=1, baselines=[path])
+
+
+def test_report_draws_baselines_beside_the_cuts(files, tmp_path, chromium):
+    out = tmp_path / "page" / "cuts.html"
+    answer = report.run([*files, beside(tmp_path)], out)
+    assert (answer["results"], answer["baselines"]) == (2, 1)
+    seen = browser.probe(chromium, out, tmp_path)
+    assert seen["problems"] == []
+    assert seen["overflow"] <= 0
+    assert "At each cut" in seen["text"]
+    assert "1-bit CNN wins at block1" in seen["text"]
+    assert "Baselines that are as accurate as the chosen cut" in seen["text"]
