@@ -203,8 +203,8 @@ class SpikingLayer(torch.nn.Module):
         """Of 4096."""
         return int(self.neuron.cx_voltage_decay)
 
-    def _scale(self, folded: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
-        """q: see the module's docstring. Even where an identity shortcut needs it as a weight."""
+    def scale_of(self, folded: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
+        """q of these W' and b': see the module's docstring. It is even: an identity's weight."""
         largest = max(float(weight.abs().max()) for weight, _ in folded) / self.input_max
         bias = torch.stack([bias for _, bias in folded]).sum(0)
         limits = [
@@ -220,7 +220,7 @@ class SpikingLayer(torch.nn.Module):
         return max(2.0, 2.0 * int(min(limits) / 2))
 
     def _state_limit(
-        self, folded: list[tuple[torch.Tensor, torch.Tensor]], bias: torch.Tensor
+        self, folded: Sequence[tuple[torch.Tensor, torch.Tensor]], bias: torch.Tensor
     ) -> float:
         """The largest q under which no input can take u or v out of 24 bits (splitcore.bounds).
 
@@ -244,7 +244,7 @@ class SpikingLayer(torch.nn.Module):
         """The integers of this layer under its running statistics, differentiable."""
         pairs = [conv.folded() for conv in self.convs]
         with torch.no_grad():
-            scale = self._scale(pairs)
+            scale = self.scale_of(pairs)
         weights = tuple(round_even(weight * (scale / self.input_max)) for weight, _ in pairs)
         bias = round_integer(torch.stack([bias for _, bias in pairs]).sum(0) * scale)
         return Folded(weights, bias, int(scale), int(scale) if self.identity else 0)
@@ -275,7 +275,7 @@ class SpikingLayer(torch.nn.Module):
         need not be while statistics still move.
         """
         with torch.no_grad():
-            scale = self._scale([conv.folded() for conv in self.convs]) / self.input_max
+            scale = self.scale_of([conv.folded() for conv in self.convs]) / self.input_max
         dtype = torch.float32 if self.precise else fast_dtype(events[0].device)
         sums, norms, units = [], [], []
         for conv, source in zip(self.convs, events, strict=False):

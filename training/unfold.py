@@ -3,7 +3,7 @@
 Folding gives a layer w = q·W′ and bias = q·b′. Here W′ and b′ become its weights again, and the
 norm that was folded away gets the statistics that W′ has on real images, so that it changes
 nothing until training moves it: γ = √(σ² + ε), β = b′ + μ. Folding such a layer gives its integers
-back, but for the rounding of a q that is not quite the old one.
+back, every one of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from splitcore.splits import DECODER, ENCODER
 from training import evaluate
 from training.blocks import EPS, Block, NormedConv, SpikingLayer
 from training.model import SplitModel
+
+WEIGHT_ROOM, BIAS_ROOM = 0.99, 0.4  # of the one and the half that rounding swallows
+FLOAT_ROOM = 1e-5  # relative; what the norm's float32 arithmetic may move
+BISECTIONS = 40
 
 
 def begin_with_integers(
@@ -80,16 +84,48 @@ def _fits(layer: SpikingLayer, record: Lif) -> bool:
 
 
 def _copy(layer: SpikingLayer, record: Lif) -> None:
-    scale = record.threshold  # q, since the trained threshold is 1
-    for index, (conv, kernel) in enumerate(zip(layer.convs, _kernels(record), strict=True)):
+    pairs = _reals(layer, record)
+    for conv, (weight, bias) in zip(layer.convs, pairs, strict=True):
         assert isinstance(conv, NormedConv)
-        folded = torch.from_numpy(kernel.astype(np.float32)) * (layer.input_max / scale)
-        conv.synapse.weight.copy_(folded[..., None])
+        conv.synapse.weight.copy_(weight[..., None])
         conv.gain.fill_((1 + EPS) ** 0.5)
         conv.var.fill_(1.0)
         conv.mean.fill_(0.0)
-        bias = torch.from_numpy(record.bias.astype(np.float32)) / scale
-        conv.shift.copy_(bias if index == 0 else torch.zeros_like(bias))
+        conv.shift.copy_(bias)
+
+
+def _reals(layer: SpikingLayer, record: Lif) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """W' and b' of each conv that fold into just these integers.
+
+    Integers over q need not: where the largest weight had been rounded down, a larger q fits. All
+    magnitudes together move within what rounding swallows until q is the record's again; the reals
+    that were rounded once lie between the two ends.
+    """
+    q = record.threshold  # the trained threshold is 1
+    kernels = [torch.from_numpy(kernel.astype(np.float32)) for kernel in _kernels(record)]
+    bias = torch.from_numpy(record.bias.astype(np.float32))
+
+    def moved(by: float, factor: float = 1.0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        shift = (bias + by * BIAS_ROOM * bias.sign()) * (factor / q)
+        unit = factor * layer.input_max / q
+        return [
+            (
+                (kernel + by * WEIGHT_ROOM * kernel.sign()) * unit,
+                shift if index == 0 else torch.zeros_like(shift),
+            )
+            for index, kernel in enumerate(kernels)
+        ]
+
+    by, low, high = 0.0, -1.0, 1.0
+    for _ in range(BISECTIONS):
+        if layer.scale_of(moved(by, 1 + FLOAT_ROOM)) < q:
+            high = by
+        elif layer.scale_of(moved(by, 1 - FLOAT_ROOM)) > q:
+            low = by
+        else:
+            break
+        by = (low + high) / 2
+    return moved(by)
 
 
 def _settle(model: SplitModel, layers: list[SpikingLayer], images: np.ndarray) -> None:
