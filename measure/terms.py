@@ -169,7 +169,7 @@ class Terms:
         memory = self.profile.memory
         if name in self.profile.included or memory is None:
             return self._missing(name) or Term(name, "absent", "no figure: memory")
-        text, columns = f"{assumption}; {memory.assumption}", []
+        energy_pj = np.zeros_like(self.spikes)
         for index, layer in enumerate(self.graph.layers):
             operations, updates = self.operations[:, index], self.updates[:, index]
             match name:
@@ -192,8 +192,8 @@ class Terms:
                         column = column + events * self.profile.word_pj(size, bits)
                 case _:
                     raise AssertionError(name)
-            columns.append(column)
-        return Term(name, "counted", text, np.stack(columns, axis=1))
+            energy_pj[:, index] = column
+        return Term(name, "counted", f"{assumption}; {memory.assumption}", energy_pj)
 
     def _message_pj(self) -> float:
         return self._figure("message_energy") + self._figure("hops_per_message") * self._figure(
@@ -205,7 +205,7 @@ class Terms:
         missing = self._missing("routing", *figures)
         if missing:
             return missing
-        columns = []
+        energy_pj = np.zeros_like(self.spikes)
         for index, layer in enumerate(self.graph.layers):
             consumers = sum(current.source == layer.name for _, current in self.graph.currents())
             consumers += layer.name == self.graph.output_name  # the link
@@ -213,13 +213,13 @@ class Terms:
             messages = messages + self.input_events * sum(
                 current.source == self.graph.input.name for current in layer.currents
             )
-            columns.append(messages * self._message_pj())
+            energy_pj[:, index] = messages * self._message_pj()
         return Term(
             "routing",
             "counted",
             f"one message an event and consuming layer (the link consumes the output), "
             f"{self.profile.value('hops_per_message'):g} tile borders each; {input_text}",
-            np.stack(columns, axis=1),
+            energy_pj,
         )
 
     def _relays(self) -> Term:

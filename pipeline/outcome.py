@@ -49,7 +49,8 @@ def outcome(
     manifest = bundle.manifest
     graph = netx_file.load(bundle.edge_path, manifest.input_bits or None)
     cloud = tail.load(bundle.cloud_path)
-    expected = reference.run(graph, test.frames_ntchw).spikes[graph.output_name]
+    code = graph.output_name
+    expected = reference.run(graph, test.frames_ntchw, keep=[code]).spikes[code]
     expected_labels = _labels(cloud, expected)
     events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
     energies = [
@@ -125,7 +126,8 @@ def beyond_the_cut(
 
 
 def _labels(cloud: Tail, code_ntchw: np.ndarray) -> np.ndarray:
-    spikes = reference.run(cloud.graph, code_ntchw).spikes[cloud.graph.output_name]
+    last = cloud.graph.output_name
+    spikes = reference.run(cloud.graph, code_ntchw, keep=[last]).spikes[last]
     return cloud.scores(spikes).argmax(axis=1)
 
 

@@ -15,10 +15,8 @@ from splitcore.bundle import open_bundle
 SAMPLES = 6
 
 
-@pytest.fixture(scope="module")
-def finished(digits_bundle):
-    """A bundle, its images, and a run in which edge and cloud did what the reference says."""
-    bundle = open_bundle(digits_bundle)
+def true_run(bundle):
+    """Its images, and a run in which edge and cloud did what the reference says."""
     test = images.load(bundle, None, SAMPLES)
     graph, cloud = netx_file.load(bundle.edge_path), tail.load(bundle.cloud_path)
     spikes = reference.run(graph, test.frames_ntchw).spikes
@@ -38,7 +36,13 @@ def finished(digits_bundle):
         )
         for index, row in enumerate(scores)
     )
-    return bundle, test, EdgeRun(code, count(graph, test.frames_ntchw, spikes), answers)
+    return test, EdgeRun(code, count(graph, test.frames_ntchw, spikes), answers)
+
+
+@pytest.fixture(scope="module")
+def finished(digits_bundle):
+    bundle = open_bundle(digits_bundle)
+    return bundle, *true_run(bundle)
 
 
 def test_outcome_of_a_true_run_has_no_mismatch_and_can_be_planned(finished, tmp_path):
@@ -48,6 +52,7 @@ def test_outcome_of_a_true_run_has_no_mismatch_and_can_be_planned(finished, tmp_
     assert found["accuracy_pipeline"] == found["accuracy_model"]
     assert found["wire_bytes_mean"] == 40
     assert found["details"]["cloud_us"] == 900
+    assert found["details"]["accuracy_uncut"] is None
     path = tmp_path / "result.json"
     results.save(json.dumps(found, allow_nan=False), path)
     kinds = {row["kind"] for row in plan.plan([path], "wifi", "loihi1")["candidates"]}

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from lava_edge import netx_file
-from pipeline import card, export, verify
+from measure import profile
+from pipeline import card, export, outcome, results, verify
 from splitcore import tail
 from splitcore.bundle import CARD, Bundle
+from tests.pipeline.test_outcome import true_run
 from training import checkpoint, config, loop
 from training.data import digits
 
@@ -43,6 +45,14 @@ def test_uncut_bundle_verifies_and_answers(uncut: Bundle) -> None:
     assert result["mismatched_spikes"] == 0
     assert result["prediction_mismatches"] == 0
     assert set(result["probe"].values()) == {16, 0}
+
+
+def test_outcome_of_an_uncut_bundle_is_what_losses_are_counted_from(uncut: Bundle) -> None:
+    found = outcome.outcome(uncut, *true_run(uncut), [profile.load("loihi1")])
+    assert found["mismatched_spikes"] == 0
+    assert found["prediction_mismatches"] == 0
+    assert found["details"]["accuracy_uncut"] == found["accuracy_pipeline"] > 0
+    assert results.check(found).details is not None
 
 
 def test_card_says_what_the_manifest_says(uncut: Bundle) -> None:
