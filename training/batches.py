@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from training import evaluate
 from training.config import Config
-from training.data.augment import augment
+from training.data.augment import changed
 from training.data.dataset import Split
 from training.model import SplitModel
 from training.teacher import Teacher
@@ -41,14 +41,6 @@ class Batches(Protocol):
         ...
 
 
-def changed(images: np.ndarray, config: Config, noise: np.random.Generator) -> np.ndarray:
-    """Images as the recipe augments them."""
-    change = config.recipe.augment
-    if not (change.padding or change.flip or change.cutout):
-        return images
-    return augment(images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout)
-
-
 class Fresh:
     """Every image augmented anew whenever it is asked for."""
 
@@ -57,7 +49,7 @@ class Fresh:
 
     def batch(self, rows: np.ndarray, epoch: int, noise: np.random.Generator) -> Batch:
         """The training images of these rows."""
-        images = changed(self._train.images[rows], self._config, noise)
+        images = changed(self._train.images[rows], self._config.recipe.augment, noise)
         levels = evaluate.levels(images, self._config.model.input_bits)
         return Batch(
             torch.from_numpy(self._train.labels_n[rows]).to(self._device),
@@ -91,7 +83,8 @@ class Frozen:
         for view in range(views):
             noise = np.random.default_rng((config.recipe.seed, view))
             for start in range(0, len(train), CHUNK):
-                images = changed(train.images[start : start + CHUNK], config, noise)
+                chunk = train.images[start : start + CHUNK]
+                images = changed(chunk, config.recipe.augment, noise)
                 levels = evaluate.levels(images, config.model.input_bits)
                 with torch.no_grad():
                     spikes = model.features(torch.from_numpy(levels).to(device))

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from training import evaluate
-from training.baselines.fit import as_input
 from training.baselines.split_ann import SplitAnn
+from training.baselines.stored import as_input
 from training.lif import fast_dtype
 from training.model import SplitModel
 

@@ -1,5 +1,6 @@
 """Baseline networks: same geometry as the spiking ones, trained and measured on digits."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from training.baselines.fit import fit
 from training.baselines.int8_edge import quantised_edge
 from training.baselines.one_bit import OneBit
 from training.baselines.split_ann import SplitAnn, without_codec
+from training.baselines.stored import Stored
 from training.baselines.study import study
 from training.blocks import NeuronConfig
 from training.data import digits
@@ -114,9 +116,12 @@ def test_everything_on_the_edge_sends_one_byte_with_the_class() -> None:
     assert {len(payload) for payload in answers.payloads} == {1}
 
 
-def test_study_measures_every_baseline_on_real_bytes() -> None:
+@pytest.mark.parametrize("views", [0, 2])
+def test_study_measures_every_baseline_on_real_bytes(views: int) -> None:
     base = config.load(config.shipped("digits"))
-    recipe = base.recipe.model_copy(update={"epochs": 4, "folded_epochs": 1})
+    recipe = base.recipe.model_copy(
+        update={"epochs": 4, "folded_epochs": 1, "frozen_edge_views": views}
+    )
     model = base.model.model_copy(update={"width": 8})
     settings = base.model_copy(update={"recipe": recipe, "model": model})
     data = _small_digits()
@@ -162,6 +167,18 @@ def test_fit_of_a_codec_alone_leaves_the_backbone_as_it_was() -> None:
     assert not all(
         torch.equal(old, new) for old, new in zip(codec_before, net.codec.parameters(), strict=True)
     )
+
+
+def test_fit_on_stored_features_learns_as_on_the_images_behind_a_frozen_edge() -> None:
+    data, codec = _small_digits(), OneBit(8, 8)
+    recipe = config.Recipe(epochs=2, frozen_edge_views=1, batch_size=64)
+    losses = []
+    for stored in (False, True):
+        model = _net(None).cut_at(2, copy.deepcopy(codec))
+        kept = Stored(model.edge, data.train, recipe, torch.device("cpu")) if stored else None
+        losses.append(fit(model, data.train, recipe, frozen=(model.edge,), stored=kept))
+    assert losses[0][-1] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # half precision between the two
 
 
 def test_fit_with_one_seed_gives_the_same_weights() -> None:

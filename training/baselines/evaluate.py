@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from measure.interval import wilson_interval
-from training.baselines.fit import as_input
 from training.baselines.split_ann import SplitAnn
+from training.baselines.stored import as_input
 from training.data.dataset import Split
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.progress import Progress
@@ -13,9 +12,10 @@ from rich.progress import Progress
 from splitcore.errors import ConfigError
 from training import optimise, parallel
 from training.baselines.split_ann import SplitAnn
+from training.baselines.stored import Stored, as_input
 from training.checkpoint import Checkpoint
 from training.config import Recipe
-from training.data.augment import augment
+from training.data.augment import changed
 from training.data.dataset import Split
 from training.lif import fast_dtype
 
@@ -30,12 +30,6 @@ class Epoch:
     order: torch.Generator
 
 
-def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """uint8 images (N, C, H, W) as 0 … 1, channels last."""
-    values = torch.from_numpy(images).to(device).float() / 255
-    return values.contiguous(memory_format=torch.channels_last)
-
-
 def fit(
     model: SplitAnn,
     train: Split,
@@ -44,6 +38,7 @@ def fit(
     frozen: Iterable[torch.nn.Module] = (),
     begin: Checkpoint | None = None,
     after: Callable[[Epoch], None] | None = None,
+    stored: Stored | None = None,
     progress: Progress | None = None,
     name: str = "baseline",
 ) -> list[float]:
@@ -53,6 +48,7 @@ def fit(
     that is put into a trained model; what belongs to spikes in the recipe (folded_epochs,
     penalties, step_loss) has no meaning here.
     begin: where an earlier run of this recipe stopped; after: called at the end of each epoch.
+    stored: features of the frozen edge, which then does not run.
     """
     if train.images.ndim != 4:
         raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
@@ -79,15 +75,13 @@ def fit(
         for index in range(batches):
             chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
             rows = parallel.share(chosen)
-            images = train.images[rows]
-            change = recipe.augment
-            if change.padding or change.flip or change.cutout:
-                images = augment(
-                    images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout
-                )
+            if stored is None:
+                inputs = as_input(changed(train.images[rows], recipe.augment, noise), device)
+            else:
+                inputs = stored.batch(rows, epoch)
             labels = torch.from_numpy(train.labels_n[rows]).to(device)
             with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
-                scores = forward(as_input(images, device))
+                scores = forward(inputs, behind_edge=stored is not None)
             loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
             optimise.schedule(optimiser, peaks, epoch * batches + index, recipe.epochs * batches)
             optimiser.zero_grad()

@@ -60,9 +60,12 @@ class SplitAnn(torch.nn.Module):
         """Scores (N, classes) of what arrived in the cloud."""
         return self.readout(self.cloud(features).mean((2, 3)))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Scores (N, classes) of images 0 … 1 (N, C, H, W), differentiable."""
-        features = self.edge(images)
+    def forward(self, inputs: torch.Tensor, behind_edge: bool = False) -> torch.Tensor:
+        """Scores (N, classes) of images 0 … 1 (N, C, H, W), differentiable.
+
+        behind_edge: the inputs are features that the edge gave before.
+        """
+        features = inputs if behind_edge else self.edge(inputs)
         return self.finish(features if self.codec is None else self.codec(features))
 
     def answer(self, images: torch.Tensor) -> Answers:

@@ -17,11 +17,12 @@ from training.baselines.bottlenetpp import BottleNetPlusPlus
 from training.baselines.codec import FeatureCodec
 from training.baselines.edge_cost import edge_layers, raw_bits
 from training.baselines.evaluate import evaluate
-from training.baselines.fit import as_input, fit
+from training.baselines.fit import fit
 from training.baselines.int8_edge import quantised_edge
 from training.baselines.jpeg import JpegUpload, header_bytes
 from training.baselines.one_bit import OneBit
 from training.baselines.split_ann import SplitAnn
+from training.baselines.stored import Stored, as_input
 from training.config import Config, Recipe
 from training.data.dataset import Dataset
 
@@ -65,9 +66,13 @@ def study(
     features = _channels_behind(whole.cut_at(cut, None).edge, shape)
     calibration = as_input(dataset.train.images[:CALIBRATION], torch.device("cpu"))
     device = whole.readout.weight.device
+    stored = None
+    if config.recipe.frozen_edge_views:
+        edge = whole.cut_at(cut, None).edge
+        stored = Stored(edge, dataset.train, config.recipe, device, progress)
     for name, codec in _codecs(config, neck.channels, features):
         model = whole.cut_at(cut, codec.to(device))
-        _train(model, name, config.recipe, dataset, progress)
+        _train(model, name, config.recipe, dataset, stored, progress)
         rows.append(_row(name, "split", model, dataset))
         if isinstance(codec, BottleNetPlusPlus):
             on_cpu = copy.deepcopy(model).cpu()
@@ -85,7 +90,12 @@ def study(
 
 
 def _train(
-    model: SplitAnn, name: str, recipe: Recipe, dataset: Dataset, progress: Progress | None
+    model: SplitAnn,
+    name: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    stored: Stored | None,
+    progress: Progress | None,
 ) -> None:
     """The codec alone, then all that may change, at half the rate: it starts from a working model.
 
@@ -106,6 +116,7 @@ def _train(
             dataset.train,
             recipe.model_copy(update=changed),
             frozen=frozen,
+            stored=stored,
             progress=progress,
             name=label,
         )

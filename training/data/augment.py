@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from training.config import Augment
+
 
 def augment(
     images_nchw: np.ndarray,
@@ -53,3 +55,10 @@ def cutout_mask(
         inside.append((position >= first) & (position < first + side))
     mask = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return np.broadcast_to(mask, shape_nchw)
+
+
+def changed(images: np.ndarray, change: Augment, noise: np.random.Generator) -> np.ndarray:
+    """Images as a recipe augments them: the same ones where it changes nothing."""
+    if not (change.padding or change.flip or change.cutout):
+        return images
+    return augment(images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout)

@@ -1,0 +1,56 @@
+"""What a frozen edge gives for some views of every training image, computed once for all codecs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from training.config import Recipe
+from training.data.augment import changed
+from training.data.dataset import Split
+
+CHUNK = 256  # images at once through the edge
+
+
+def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """uint8 images (N, C, H, W) as 0 … 1, channels last."""
+    values = torch.from_numpy(images).to(device).float() / 255
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+class Stored:
+    """Features (views, N, C, H, W) behind an edge that does not change, in half precision."""
+
+    def __init__(
+        self,
+        edge: torch.nn.Module,
+        train: Split,
+        recipe: Recipe,
+        device: torch.device,
+        progress: Progress | None = None,
+    ) -> None:
+        """Run the edge over `recipe.frozen_edge_views` views."""
+        views = recipe.frozen_edge_views
+        task = progress.add_task("frozen edge", total=views * len(train)) if progress else None
+        was_training = edge.training
+        edge.eval()
+        found = []
+        for view in range(views):
+            noise = np.random.default_rng((recipe.seed, view))
+            parts = []
+            for start in range(0, len(train), CHUNK):
+                chunk = train.images[start : start + CHUNK]
+                images = changed(chunk, recipe.augment, noise)
+                with torch.no_grad():
+                    parts.append(edge(as_input(images, device)).half().cpu())
+                if progress is not None and task is not None:
+                    progress.update(task, advance=len(images))
+            found.append(torch.cat(parts))
+        edge.train(was_training)
+        self._views, self._device = found, device
+
+    def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
+        """Features of these images; each epoch looks at the next view."""
+        features = self._views[epoch % len(self._views)][torch.from_numpy(rows)]
+        return features.to(self._device).float().contiguous(memory_format=torch.channels_last)
