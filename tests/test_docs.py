@@ -105,7 +105,7 @@ def test_block_is_of_a_kind_that_is_checked(block):
             if line.startswith(("import ", "from ")):
                 exec(line)
     elif block.language == "yaml":
-        assert re.fullmatch(r"file=[\w.]+", block.option)
+        assert re.fullmatch(r"file=[\w.-]+", block.option)
     else:
         kind = (block.language, block.option)
         assert kind in {("sh", ""), ("sh", "fresh-clone"), ("text", "")}

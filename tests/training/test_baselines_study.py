@@ -108,6 +108,15 @@ def test_edge_layers_without_a_cut_are_the_whole_network() -> None:
     assert raw_bits(net, (1, 8, 8)) == 8
 
 
+def test_counting_an_edge_changes_nothing_in_it() -> None:
+    net = _net(BottleNetPlusPlus(8, 2)).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    edge_layers(net, (1, 8, 8))
+    raw_bits(net, (1, 8, 8))
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_everything_on_the_edge_sends_one_byte_with_the_class() -> None:
     net = _net().eval()
     answers = net.answer(torch.rand(5, 1, 8, 8))

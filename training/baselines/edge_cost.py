@@ -83,14 +83,18 @@ def _layers(model: SplitAnn) -> list[tuple[str, torch.nn.Module]]:
 
 def _walk(model: SplitAnn, image_shape: tuple[int, ...]) -> torch.Tensor:
     """An empty image through the edge half: the code, or the scores of a whole network."""
+    was_training = model.training
+    model.eval()  # or norms would learn from it
     features = model.edge(_blank(model, image_shape))
     match model.codec:
         case FeatureCodec():
-            return model.codec.encoder(features)
+            found = model.codec.encoder(features)
         case JpegUpload():
-            return features
+            found = features
         case None:
-            return model.finish(features)
+            found = model.finish(features)
+    model.train(was_training)
+    return found
 
 
 def _blank(model: SplitAnn, image_shape: tuple[int, ...]) -> torch.Tensor:
