@@ -108,8 +108,9 @@ def test_edge_layers_without_a_cut_are_the_whole_network() -> None:
     assert raw_bits(net, (1, 8, 8)) == 8
 
 
-def test_counting_an_edge_changes_nothing_in_it() -> None:
-    net = _net(BottleNetPlusPlus(8, 2)).train()
+@pytest.mark.parametrize("codec", [None, BottleNetPlusPlus(8, 2)])
+def test_counting_an_edge_changes_nothing_in_it(codec: BottleNetPlusPlus | None) -> None:
+    net = _net(codec).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     edge_layers(net, (1, 8, 8))
     raw_bits(net, (1, 8, 8))

@@ -66,7 +66,7 @@ def raw_bits(model: SplitAnn, image_shape: tuple[int, ...]) -> int:
         case JpegUpload():
             return PIXEL_BITS * int(torch.Size(image_shape).numel())
         case None:
-            return 8 * len(model.answer(_blank(model, image_shape)).payloads[0])
+            return 8 * model.class_bytes
 
 
 def _layers(model: SplitAnn) -> list[tuple[str, torch.nn.Module]]:

@@ -56,6 +56,11 @@ class SplitAnn(torch.nn.Module):
         again.codec = codec
         return again
 
+    @property
+    def class_bytes(self) -> int:
+        """What the number of a class takes: the payload of a network that is not cut."""
+        return max(1, (self.readout.out_features - 1).bit_length() + 7 >> 3)
+
     def finish(self, features: torch.Tensor) -> torch.Tensor:
         """Scores (N, classes) of what arrived in the cloud."""
         return self.readout(self.cloud(features).mean((2, 3)))
@@ -75,7 +80,7 @@ class SplitAnn(torch.nn.Module):
             if self.codec is None:
                 scores = self.finish(features)
                 classes = scores.argmax(1).tolist()
-                size = max(1, (scores.shape[1] - 1).bit_length() + 7 >> 3)
+                size = self.class_bytes
                 return Answers(tuple(label.to_bytes(size, "big") for label in classes), scores)
             sent = self.codec.transmit(features)
             return Answers(sent.payloads, self.finish(sent.features))
