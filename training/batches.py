@@ -49,7 +49,7 @@ class Fresh:
 
     def batch(self, rows: np.ndarray, epoch: int, noise: np.random.Generator) -> Batch:
         """The training images of these rows."""
-        images = changed(self._train.images[rows], self._config.recipe.augment, noise)
+        images = changed(self._train.images[rows], self._config.recipe, noise, epoch)
         levels = evaluate.levels(images, self._config.model.input_bits)
         return Batch(
             torch.from_numpy(self._train.labels_n[rows]).to(self._device),
@@ -84,7 +84,7 @@ class Frozen:
             noise = np.random.default_rng((config.recipe.seed, view))
             for start in range(0, len(train), CHUNK):
                 chunk = train.images[start : start + CHUNK]
-                images = changed(chunk, config.recipe.augment, noise)
+                images = changed(chunk, config.recipe, noise)
                 levels = evaluate.levels(images, config.model.input_bits)
                 with torch.no_grad():
                     spikes = model.features(torch.from_numpy(levels).to(device))

@@ -58,11 +58,12 @@ class Bottleneck(_Strict):
 
 
 class Augment(_Strict):
-    """Random changes of the training images."""
+    """Random changes of the training images. crop: the side of those in `crop_epochs`."""
 
     padding: Annotated[int, Field(ge=0, le=64)] = 0
     flip: bool = False
     cutout: Annotated[int, Field(ge=0, le=256)] = 0
+    crop: Annotated[int, Field(ge=0, le=4096)] = 0
 
 
 class Distillation(_Strict):
@@ -80,6 +81,7 @@ class Recipe(_Strict):
     """How it is trained.
 
     one_step_epochs: the first epochs, which run a single time step: T times cheaper.
+    crop_epochs: the first epochs, which train on squares of `augment.crop` pixels, cheaper by area.
     codec_epochs: the first epochs, in which encoder, decoder and readout learn alone.
     folded_epochs: the last epochs, which train on the frozen, folded integers themselves.
     frozen_edge_views: 0, or the edge's blocks stay as they began, and their spikes are computed
@@ -93,6 +95,7 @@ class Recipe(_Strict):
 
     epochs: Count
     one_step_epochs: Annotated[int, Field(ge=0)] = 0
+    crop_epochs: Annotated[int, Field(ge=0)] = 0
     codec_epochs: Annotated[int, Field(ge=0)] = 0
     folded_epochs: Annotated[int, Field(ge=1)] = 1
     frozen_edge_views: Annotated[int, Field(ge=0, le=64)] = 0
@@ -176,7 +179,7 @@ def parse(raw: Any, where: str) -> Config:
 def _check(config: Config, where: str) -> None:
     """What one field says of another. Raises ConfigError naming the field."""
     recipe, neck = config.recipe, config.bottleneck
-    for name in ("folded_epochs", "one_step_epochs", "codec_epochs"):
+    for name in ("folded_epochs", "one_step_epochs", "crop_epochs", "codec_epochs"):
         if getattr(recipe, name) > recipe.epochs:
             raise ConfigError(
                 f"{where}: recipe.{name}: {getattr(recipe, name)} of {recipe.epochs} epochs"
@@ -184,6 +187,16 @@ def _check(config: Config, where: str) -> None:
     squeezed = neck is not None and neck.channels is not None
     for wrong, field, text in (
         (config.model.neuron == "relu" and neck, "bottleneck", "an ANN (neuron: relu) is not cut"),
+        (
+            bool(recipe.crop_epochs) != bool(recipe.augment.crop),
+            "recipe.augment.crop",
+            "crop and crop_epochs need each other",
+        ),
+        (
+            recipe.crop_epochs and (squeezed or recipe.frozen_edge_views),
+            "recipe.crop_epochs",
+            "a codec and a frozen edge have one shape",
+        ),
         (recipe.codec_epochs and not squeezed, "recipe.codec_epochs", "there is no codec to train"),
         (
             neck and not squeezed and (neck.stride, neck.kernel) != (1, 3),

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from training.data.augment import augment, cutout_mask, random_crop
+from splitcore.errors import ConfigError
+from training.config import Augment, Recipe
+from training.data.augment import augment, changed, cutout_mask, random_crop
 
 
 @pytest.fixture
@@ -63,3 +65,25 @@ def test_cutout_clears_one_square_in_all_channels(rng):
     assert set(rows.sum(axis=1)) == {2, 3}  # 2 where it reaches over the border
     inside = (rows.sum(axis=1) == 3) & (columns.sum(axis=1) == 3)
     assert (mask[inside, 0].sum(axis=(1, 2)) == 9).all()
+
+
+def test_random_crop_to_a_side_takes_a_window_of_each_image(images, rng):
+    cropped = random_crop(images, 0, rng, 5)
+    assert cropped.shape == (*images.shape[:2], 5, 5)
+    for image, part in zip(images, cropped, strict=True):
+        places = [
+            (top, left)
+            for top in range(image.shape[1] - 4)
+            for left in range(image.shape[2] - 4)
+            if (image[:, top : top + 5, left : left + 5] == part).all()
+        ]
+        assert places
+
+
+def test_changed_crops_in_the_first_epochs_only(images, rng):
+    recipe = Recipe(epochs=3, crop_epochs=1, augment=Augment(crop=5))
+    assert changed(images, recipe, rng, 0).shape[2:] == (5, 5)
+    assert changed(images, recipe, rng, 1) is images
+    assert changed(images, recipe, rng) is images
+    with pytest.raises(ConfigError, match=r"augment\.crop: 99 pixels"):
+        changed(images, Recipe(epochs=1, crop_epochs=1, augment=Augment(crop=99)), rng, 0)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,6 +206,31 @@ def test_one_step_epochs_run_one_step_and_the_rest_all(data: Dataset, tmp_path: 
     assert checkpoint.load(tmp_path).model().code_shape == trained.model.feature_shape
 
 
+@pytest.mark.parametrize("neuron", ["lif", "relu"])
+def test_crop_epochs_train_on_smaller_images(
+    data: Dataset, tmp_path: Path, neuron: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides: list[int] = []
+    kind, name = (SplitModel, "features") if neuron == "lif" else (SplitAnn, "forward")
+    real = getattr(kind, name)
+
+    def noted(
+        self: torch.nn.Module, images: torch.Tensor, *more: object, **named: object
+    ) -> object:
+        sides.append(images.shape[-1])
+        return real(self, images, *more, **named)
+
+    monkeypatch.setattr(kind, name, noted)
+    settings = _config(
+        model={"backbone": "resnet8", "width": 8, "neuron": neuron},
+        bottleneck=None,
+        recipe={"epochs": 2, "crop_epochs": 1, "batch_size": 128, "augment": {"crop": 6}},
+    )
+    (loop.fit if neuron == "lif" else ann_loop.fit_ann)(settings, data, tmp_path)
+    assert {6, 8} == set(sides)
+    assert sides.index(8) >= len(data.train) // 128
+
+
 def test_divergence_is_zero_for_the_same_answer_and_by_hand_for_another() -> None:
     ours, theirs = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0 * np.log(3.0), 0.0]])
     assert float(divergence(theirs, theirs, 2.0)) == pytest.approx(0, abs=1e-6)
@@ -239,6 +265,11 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
         (
             {"start": "a", "recipe": {"epochs": 2, "frozen_edge_views": 1, "rate_penalty": 1.0}},
             "recipe.frozen_edge_views: one_step_epochs and rate_penalty",
+        ),
+        ({"recipe": {"epochs": 2, "crop_epochs": 1}}, "recipe.augment.crop: crop and crop_epochs"),
+        (
+            {"recipe": {"epochs": 2, "crop_epochs": 1, "augment": {"crop": 6}}},
+            "recipe.crop_epochs: a codec",
         ),
         ({"bottleneck": {"split": "stem", "stride": 2}}, "bottleneck.channels: stride"),
         (

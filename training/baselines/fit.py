@@ -76,7 +76,7 @@ def fit(
             chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
             rows = parallel.share(chosen)
             if stored is None:
-                inputs = as_input(changed(train.images[rows], recipe.augment, noise), device)
+                inputs = as_input(changed(train.images[rows], recipe, noise, epoch), device)
             else:
                 inputs = stored.batch(rows, epoch)
             labels = torch.from_numpy(train.labels_n[rows]).to(device)

@@ -41,7 +41,7 @@ class Stored:
             parts = []
             for start in range(0, len(train), CHUNK):
                 chunk = train.images[start : start + CHUNK]
-                images = changed(chunk, recipe.augment, noise)
+                images = changed(chunk, recipe, noise)
                 with torch.no_grad():
                     parts.append(edge(as_input(images, device)).half().cpu())
                 if progress is not None and task is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from training.config import Augment
+from splitcore.errors import ConfigError
+from training.config import Recipe
 
 
 def augment(
@@ -15,14 +16,19 @@ def augment(
     padding: int = 4,
     flip: bool = True,
     cutout: int = 0,
+    crop: int = 0,
 ) -> np.ndarray:
-    """A changed copy of a batch: same shape and dtype.
+    """A changed copy of a batch, of the same dtype.
 
-    padding: zeros around each image before a random crop back to its size; flip: mirror every
-    second image on average; cutout: side of a square set to 0 around a random pixel (DeVries and
-    Taylor, arXiv 1708.04552; it may reach over the border).
+    padding: zeros around each image before a random crop back to its size, or to a square of side
+    `crop` where that is given; flip: mirror every second image on average; cutout: side of a square
+    set to 0 around a random pixel (DeVries and Taylor, arXiv 1708.04552; it may reach over the
+    border).
     """
-    images = random_crop(images_nchw, padding, generator) if padding else images_nchw.copy()
+    if padding or crop:
+        images = random_crop(images_nchw, padding, generator, crop)
+    else:
+        images = images_nchw.copy()
     if flip:
         mirrored = generator.random(len(images)) < 0.5
         images[mirrored] = images[mirrored, ..., ::-1]
@@ -32,14 +38,15 @@ def augment(
 
 
 def random_crop(
-    images_nchw: np.ndarray, padding: int, generator: np.random.Generator
+    images_nchw: np.ndarray, padding: int, generator: np.random.Generator, crop: int = 0
 ) -> np.ndarray:
-    """Each image shifted by up to `padding` pixels each way, zeros coming in."""
-    count, _, height, width = images_nchw.shape
+    """A window of each image with `padding` zeros around it: of its own size, or of side `crop`."""
+    count, _, *size = images_nchw.shape
+    height, width = (crop or side for side in size)
     margins = ((0, 0), (0, 0), (padding, padding), (padding, padding))
     padded = np.pad(images_nchw, margins)
     windows = sliding_window_view(padded, (1, 1, height, width))[:, :, :, :, 0, 0]
-    top, left = generator.integers(0, 2 * padding + 1, size=(2, count))
+    top, left = (generator.integers(0, places, size=count) for places in windows.shape[2:4])
     return windows[np.arange(count), :, top, left]
 
 
@@ -57,8 +64,19 @@ def cutout_mask(
     return np.broadcast_to(mask, shape_nchw)
 
 
-def changed(images: np.ndarray, change: Augment, noise: np.random.Generator) -> np.ndarray:
-    """Images as a recipe augments them: the same ones where it changes nothing."""
-    if not (change.padding or change.flip or change.cutout):
+def changed(
+    images: np.ndarray, recipe: Recipe, noise: np.random.Generator, epoch: int | None = None
+) -> np.ndarray:
+    """Images as a recipe augments them in an epoch: the same ones where it changes nothing.
+
+    epoch: None where it is not to crop.
+    """
+    change = recipe.augment
+    crop = change.crop if epoch is not None and epoch < recipe.crop_epochs else 0
+    if not (change.padding or change.flip or change.cutout or crop):
         return images
-    return augment(images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout)
+    if crop > min(images.shape[2:]):
+        raise ConfigError(f"recipe.augment.crop: {crop} pixels of images {images.shape[2:]}")
+    return augment(
+        images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout, crop=crop
+    )
