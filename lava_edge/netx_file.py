@@ -175,7 +175,7 @@ def _write_network(file: h5py.Group, graph: Graph) -> None:
         for place, current in enumerate(layer.currents):
             part = group.create_group(f"current/{place}")
             part.create_dataset("source", data=sources[current.source])
-            write_synapse(part, current.synapse, graph.shapes[current.source])
+            write_synapse(part, current.synapse, graph.shapes[current.source], np.int16)
         sources[layer.name] = index
 
 

@@ -1,7 +1,7 @@
 """One layer of a NetX file: neurons and synapses as datasets, written and read side by side.
 
 Axis order on disk is SLAYER's: shapes are C, H, W; kernels O, I/groups, H, W; strides, padding and
-dilation H, W. Everything numeric is exact: weights and bias are float32 that hold integers.
+dilation H, W. Everything numeric is exact: weights and bias hold integers, in a chain as float32.
 """
 
 from __future__ import annotations
@@ -66,12 +66,17 @@ def write_lif(group: h5py.Group, layer: Lif) -> None:
     neuron.create_dataset("gradedSpike", data=False)
 
 
-def write_synapse(group: h5py.Group, synapse: Synapse, source: Shape) -> None:
-    """Kind and datasets of one synapse that sees a source of this shape."""
+def write_synapse(
+    group: h5py.Group, synapse: Synapse, source: Shape, kind: type[np.number] = np.float32
+) -> None:
+    """Type and datasets of one synapse that sees a source of this shape.
+
+    kind: what weights and delays are stored as; SLAYER's own export has float32.
+    """
     match synapse:
         case Identity():
             group.attrs[IDENTITY] = True
-            write_synapse(group, synapse.as_conv(source[0]), source)
+            write_synapse(group, synapse.as_conv(source[0]), source, kind)
         case Conv(weight_oihw=weight):
             write_type(group, "conv")
             group.create_dataset("inChannels", data=weight.shape[1] * synapse.groups)
@@ -81,16 +86,16 @@ def write_synapse(group: h5py.Group, synapse: Synapse, source: Shape) -> None:
             group.create_dataset("padding", data=synapse.padding)
             group.create_dataset("dilation", data=synapse.dilation)
             group.create_dataset("groups", data=synapse.groups)
-            group.create_dataset("weight", data=weight.astype(np.float32))
+            group.create_dataset("weight", data=weight.astype(kind))
         case Dense(weight_oi=weight, delay_oi=delay):
             write_type(group, "dense")
             group.create_dataset("inFeatures", data=weight.shape[1])
             group.create_dataset("outFeatures", data=weight.shape[0])
-            group.create_dataset("weight", data=weight.astype(np.float32))
+            group.create_dataset("weight", data=weight.astype(kind))
             if delay is not None:
                 axonal = bool((delay == delay[:, :1]).all())  # SLAYER's own: one a neuron
                 stored = delay[:, 0] if axonal else delay
-                group.create_dataset("delay", data=stored.astype(np.float32))
+                group.create_dataset("delay", data=stored.astype(kind))
         case _:
             raise GraphError(
                 f"an edge file has no {type(synapse).__name__}: it belongs to the cloud half"
