@@ -10,7 +10,7 @@ can reach 2^24, float64 beyond. After the sum all is integer arithmetic as in `s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,17 +41,8 @@ class Trace:
     voltage: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def run(
-    graph: Graph,
-    frames_ntchw: np.ndarray,
-    states: bool = False,
-    keep: Collection[str] | None = None,
-) -> Trace:
-    """Run samples (N, T, C, H, W) of input events through the graph.
-
-    keep: names of the layers that the trace holds; all of them where it is None, and many samples
-    of a large network are then a lot of memory.
-    """
+def run(graph: Graph, frames_ntchw: np.ndarray, states: bool = False) -> Trace:
+    """Run samples (N, T, C, H, W) of input events through the graph."""
     frames = np.asarray(frames_ntchw)
     if frames.ndim != 5 or frames.shape[2:] != graph.input.shape:
         raise DataError(
@@ -60,7 +51,7 @@ def run(
     if frames.size and (frames.min() < 0 or frames.max() > graph.input.max_value):
         raise DataError(f"frames: expected values in [0, {graph.input.max_value}]")
     parts = [
-        _kept(_run_chunk(graph, frames[start : start + CHUNK], states), keep)
+        _run_chunk(graph, frames[start : start + CHUNK], states)
         for start in range(0, max(1, len(frames)), CHUNK)
     ]
 
@@ -71,17 +62,6 @@ def run(
         }
 
     return Trace(joined("spikes"), joined("current"), joined("voltage"))
-
-
-def _kept(trace: Trace, keep: Collection[str] | None) -> Trace:
-    if keep is None:
-        return trace
-    return Trace(
-        *(
-            {name: values for name, values in part.items() if name in keep}
-            for part in (trace.spikes, trace.current, trace.voltage)
-        )
-    )
 
 
 def _run_chunk(graph: Graph, frames: np.ndarray, states: bool) -> Trace:

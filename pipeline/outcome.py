@@ -1,7 +1,7 @@
 """A run of any bundle as a result that `plan` and `report` read: measured, counted, compared.
 
-The trained model itself is not in a bundle, so what it would have said is the reference engine's
-word on the same images (`verify` proves that the two agree).
+The trained model itself is not in a bundle, so what it would have said is the word of the cloud's
+integer engine, run over both halves on the same images (`verify` proves that all engines agree).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from cloud_server.tail import TailEngine
 from lava_edge import netx_file, reference
 from measure import energy
 from measure.counts import count
@@ -25,12 +26,14 @@ from splitcore import tail
 from splitcore.bundle import Bundle
 from splitcore.codec import context
 from splitcore.codec.registry import codec_with_id, encode_best
+from splitcore.graph import Graph
 from splitcore.splits import ENCODER
 from splitcore.tail import Tail
 
 if TYPE_CHECKING:
     from pipeline.edge import EdgeRun
 
+CHUNK = 64  # samples at once, which bounds memory
 TIMED = 64  # samples over which a host time is averaged
 JPEG_QUALITY = 75
 
@@ -49,9 +52,8 @@ def outcome(
     manifest = bundle.manifest
     graph = netx_file.load(bundle.edge_path, manifest.input_bits or None)
     cloud = tail.load(bundle.cloud_path)
-    code = graph.output_name
-    expected = reference.run(graph, test.frames_ntchw, keep=[code]).spikes[code]
-    expected_labels = _labels(cloud, expected)
+    expected = _code(graph, test.frames_ntchw)
+    expected_labels = TailEngine(cloud, manifest.steps)(expected).argmax(axis=1)
     events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
     energies = [
         (each, energy.energy(graph, done.counts, each, manifest.steps, events)) for each in profiles
@@ -125,10 +127,15 @@ def beyond_the_cut(
     return found
 
 
-def _labels(cloud: Tail, code_ntchw: np.ndarray) -> np.ndarray:
-    last = cloud.graph.output_name
-    spikes = reference.run(cloud.graph, code_ntchw, keep=[last]).spikes[last]
-    return cloud.scores(spikes).argmax(axis=1)
+def _code(graph: Graph, frames_ntchw: np.ndarray) -> np.ndarray:
+    """Spikes of the edge half's last layer, by the engine of the cloud half."""
+    channels, steps = graph.output_shape[0], frames_ntchw.shape[1]
+    engine = TailEngine(Tail(graph, np.zeros((1, channels)), np.zeros(1)), steps)
+    parts = [
+        engine.spikes(frames_ntchw[start : start + CHUNK])
+        for start in range(0, len(frames_ntchw), CHUNK)
+    ]
+    return np.concatenate(parts)
 
 
 def _jpeg_bytes(image_chw: np.ndarray) -> int:
