@@ -13,9 +13,12 @@ from measure import profile
 from measure.dense import DenseEnergy, DenseLayer, layers_energy
 from measure.profile import first_problem
 from pipeline.results import Amount, Count, Fraction, Name, Positive, Record, read
+from splitcore.bundle import Manifest
 from splitcore.errors import ResultError
 
 PRICED_BY = {32: "cmos45_fp32", 8: "cmos45_int8"}  # edge_bits of a row -> profile of its MACs
+
+SAME = ("data", "backbone", "split")  # what a bundle and its baselines have in common
 
 
 class MeasuredRecord(Record):
@@ -70,6 +73,10 @@ class Baselines(Record):
     seed: int
     rows: Annotated[list[Row], Field(min_length=1)]
 
+    def stands_beside(self, manifest: Manifest) -> bool:
+        """Whether it is about a bundle's network, cut and data."""
+        return all(getattr(manifest, field) == getattr(self, field) for field in SAME)
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -97,16 +104,17 @@ def load(path: Path) -> Loaded:
     return Loaded(str(path), check(read(path), str(path)))
 
 
-def edges_at(paths: Sequence[Path], data: str, backbone: str, split: str) -> list[DenseEnergy]:
-    """The edges of baselines cut at this split, priced.
+def edges_at(paths: Sequence[Path], manifest: Manifest) -> list[DenseEnergy]:
+    """The edges of baselines that are cut where this bundle is, priced.
 
     Raises ResultError for a file about another network, cut or data set.
     """
     found = []
     for path in paths:
         loaded = load(path)
-        for field, expected in (("data", data), ("backbone", backbone), ("split", split)):
-            if (got := getattr(loaded.content, field)) != expected:
+        for field in SAME:
+            expected, got = getattr(manifest, field), getattr(loaded.content, field)
+            if got != expected:
                 raise ResultError(f"{path}: {field}: {got!r}, but the bundle has {expected!r}")
         found += [row.energy() for row in loaded.content.rows if row.kind == "split"]
     return found

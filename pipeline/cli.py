@@ -50,7 +50,7 @@ BundlePath = Annotated[Path, typer.Argument(help="A bundle folder.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 BaselineFiles = Annotated[
     list[Path] | None,
-    typer.Option(help="File of `baselines` at the same cut, to hold energy against; repeatable."),
+    typer.Option(help="File of `baselines` at the same cut, to compare with; repeatable."),
 ]
 
 
@@ -391,12 +391,17 @@ def bench_wire(
     bundle: Annotated[list[Path], typer.Argument(help="Bundle folders.")],
     samples: Annotated[int, typer.Option(min=1, help="Test images a bundle.")] = 1000,
     data: Data = None,
+    baselines: BaselineFiles = None,
     as_json: Json = False,
 ) -> None:
     """Every codec on a bundle's real spikes against their entropy."""
     from pipeline.bench import wire as work
 
-    _answer(as_json, lambda: work.run(bundle, samples=samples, data=data), work.summary)
+    _answer(
+        as_json,
+        lambda: work.run(bundle, samples=samples, data=data, baselines=baselines or ()),
+        work.summary,
+    )
 
 
 @bench.command("serve")

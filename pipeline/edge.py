@@ -104,8 +104,7 @@ def run(
     """
     bundle = open_bundle(path)
     priced = [profile.load(name) for name in profiles]
-    manifest = bundle.manifest
-    others = edges_at(baselines, manifest.data, manifest.backbone, manifest.split)
+    others = edges_at(baselines, bundle.manifest)
     chosen = images.load(bundle, data, samples)
     access = {name: value for name, value in security.items() if value is not None}
     if live and (result is not None or model != "leaf"):

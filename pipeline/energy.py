@@ -44,7 +44,7 @@ def run(
     chosen = [profile.load(name) for name in profiles or DEFAULT_PROFILES]
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
-    others = edges_at(baselines, manifest.data, manifest.backbone, manifest.split)
+    others = edges_at(baselines, manifest)
     test = images.load(opened, data, samples or DEFAULT_SAMPLES)
     graph = netx_file.load(opened.edge_path, manifest.input_bits or None)
     simulating = time.perf_counter()

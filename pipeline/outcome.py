@@ -21,19 +21,18 @@ from measure.counts import count
 from measure.dense import DenseEnergy
 from measure.profile import Profile
 from pipeline import details
+from pipeline.codes import code_of
 from pipeline.images import Images
 from splitcore import tail
 from splitcore.bundle import Bundle
 from splitcore.codec import context
 from splitcore.codec.registry import codec_with_id, encode_best
-from splitcore.graph import Graph
 from splitcore.splits import ENCODER
 from splitcore.tail import Tail
 
 if TYPE_CHECKING:
     from pipeline.edge import EdgeRun
 
-CHUNK = 64  # samples at once, which bounds memory
 TIMED = 64  # samples over which a host time is averaged
 JPEG_QUALITY = 75
 
@@ -52,7 +51,7 @@ def outcome(
     manifest = bundle.manifest
     graph = netx_file.load(bundle.edge_path, manifest.input_bits or None)
     cloud = tail.load(bundle.cloud_path)
-    expected = _code(graph, test.frames_ntchw)
+    expected = code_of(graph, test.frames_ntchw)
     expected_labels = TailEngine(cloud, manifest.steps)(expected).argmax(axis=1)
     events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
     energies = [
@@ -125,17 +124,6 @@ def beyond_the_cut(
     if bundle.manifest.input_bits and test.images.ndim == 4 and test.images.shape[1] in (1, 3):
         found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(i) for i in test.images[:TIMED]]))
     return found
-
-
-def _code(graph: Graph, frames_ntchw: np.ndarray) -> np.ndarray:
-    """Spikes of the edge half's last layer, by the engine of the cloud half."""
-    channels, steps = graph.output_shape[0], frames_ntchw.shape[1]
-    engine = TailEngine(Tail(graph, np.zeros((1, channels)), np.zeros(1)), steps)
-    parts = [
-        engine.spikes(frames_ntchw[start : start + CHUNK])
-        for start in range(0, len(frames_ntchw), CHUNK)
-    ]
-    return np.concatenate(parts)
 
 
 def _jpeg_bytes(image_chw: np.ndarray) -> int:

@@ -8,14 +8,16 @@ much beforehand. Payload bits are whole bytes, packets' envelopes are not in the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lava_edge import netx_file, reference
-from pipeline import images
+from lava_edge import netx_file
+from pipeline import baseline_rows, images
+from pipeline.baseline_rows import Row
+from pipeline.codes import code_of
 from pipeline.console import progress_bar
 from splitcore.bundle import Bundle, Manifest, open_bundle
 from splitcore.codec import context, context_fit, entropy, registry
@@ -23,7 +25,6 @@ from splitcore.codec.codec import Codec
 from splitcore.codec.context import CodeContext
 
 FP32_BITS = 32
-CHUNK = 32
 SPEED_SHAPE = (4, 8, 16, 16)  # 8,192 bits
 SPEED_RATE = 0.2
 SPEED_SAMPLES = 50
@@ -37,32 +38,59 @@ def run(
     samples: int = 1000,
     data: str | None = None,
     source: CodeSource | None = None,
+    baselines: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Measure bundles on up to `samples` test images each; `source` gives their code spikes."""
-    source = source or reference_codes
+    """Measure bundles on up to `samples` test images each; `source` gives their code spikes.
+
+    baselines: files of the `baselines` command; those at a bundle's cut stand beside it.
+    """
+    beside = [baseline_rows.load(path) for path in baselines]
+    source = source or codes
     measured = []
     for path in bundles:
         bundle = open_bundle(path)
         name, code_ntchw = source(bundle, data, samples)
         known = context.of_bundle(bundle)
         row = measure_codes(code_ntchw, bundle.manifest, known)
-        measured.append({"bundle": str(path), "data": name, **row})
+        rivals = [
+            _rival(each, bundle.manifest, row["chosen"]["payload_bits_mean"])
+            for loaded in beside
+            for each in loaded.content.rows
+            if each.kind == "split" and loaded.content.stands_beside(bundle.manifest)
+        ]
+        measured.append(
+            {
+                "bundle": str(path),
+                "data": name,
+                "accuracy": bundle.manifest.accuracy,
+                **row,
+                "baselines": rivals,
+            }
+        )
     return {"bundles": measured, "speed_8192_bits": speed()}
 
 
-def reference_codes(bundle: Bundle, data: str | None, samples: int) -> tuple[str, np.ndarray]:
-    """Name of the data, and the code uint8 (N, T, C, H, W) that the numpy reference gives."""
+def _rival(row: Row, manifest: Manifest, bits: float) -> dict[str, Any]:
+    """A baseline's accuracy and bits on all test images, and how many times ours they are."""
+    return {
+        "name": row.name,
+        "accuracy": row.test.accuracy,
+        "points_above": 100 * (row.test.accuracy - manifest.accuracy),
+        "payload_bits_mean": row.test.payload_bits_mean,
+        "times_our_bits": _ratio(row.test.payload_bits_mean, bits),
+    }
+
+
+def codes(bundle: Bundle, data: str | None, samples: int) -> tuple[str, np.ndarray]:
+    """Name of the data, and the code uint8 (N, T, C, H, W) of so many of its test images."""
     graph = netx_file.load(bundle.edge_path)
     chosen = images.load(bundle, data, None)
-    frames = chosen.frames_ntchw[:samples]
-    parts = []
+    rows = np.linspace(0, len(chosen) - 1, min(samples, len(chosen))).round().astype(int)
+    frames = chosen.frames_ntchw[rows]  # spread: a test set may be in the order of its classes
     with progress_bar() as progress:
         task = progress.add_task("code spikes", total=len(frames))
-        for start in range(0, len(frames), CHUNK):
-            chunk = frames[start : start + CHUNK]
-            parts.append(reference.run(graph, chunk).spikes[graph.output_name])
-            progress.advance(task, len(chunk))
-    return chosen.data, np.concatenate(parts)
+        found = code_of(graph, frames, lambda count: progress.advance(task, count))
+    return chosen.data, found
 
 
 def measure_codes(code_ntchw: np.ndarray, manifest: Manifest, known: CodeContext) -> dict[str, Any]:
@@ -196,6 +224,11 @@ def summary(result: dict[str, Any]) -> str:
             f"{_shown(chosen['ratio_to_entropy'])} of the entropy; raw code "
             f"{chosen['raw_spike_bits']:,} bits, fp32 features {chosen['feature_bits_fp32']:,}"
         )
+        lines += [
+            f"  {rival['name']}: {_shown(rival['times_our_bits'])} times our bits "
+            f"({rival['payload_bits_mean']:.1f}), {rival['points_above']:+.2f} points of accuracy"
+            for rival in row["baselines"]
+        ]
     slowest = max(max(times.values()) for times in result["speed_8192_bits"].values())
     lines.append(f"slowest codec on 8,192 bits: {slowest:.0f} µs")
     return "\n".join(lines)

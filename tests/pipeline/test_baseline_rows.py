@@ -8,6 +8,7 @@ import pytest
 from measure.dense import TWIN
 from pipeline import cuts_page, energy, plan, report
 from pipeline.baseline_rows import check
+from pipeline.bench import wire
 from pipeline.results import check as check_result
 from splitcore.bundle import open_bundle
 from splitcore.errors import ResultError, UsageError
@@ -171,6 +172,21 @@ def test_energy_refuses_baselines_of_another_cut(digits_bundle, tmp_path):
     path = beside(tmp_path, data=data, backbone="resnet8", split="nowhere")
     with pytest.raises(ResultError, match=r"beside\.json: (backbone|split): "):
         energy.run(digits_bundle, samples=1, baselines=[path])
+
+
+def test_bench_wire_holds_bits_against_the_baselines_at_the_cut(digits_bundle, tmp_path):
+    manifest = open_bundle(digits_bundle).manifest
+    same = {"data": manifest.data, "backbone": manifest.backbone, "split": manifest.split}
+    here = beside(tmp_path, "here.json", **same)
+    elsewhere = beside(tmp_path, "elsewhere.json", **{**same, "split": "stem"})
+    result = wire.run([digits_bundle], samples=20, baselines=[here, elsewhere])
+    (measured_row,) = result["bundles"]
+    assert measured_row["samples"] == 20
+    rivals = {rival["name"]: rival for rival in measured_row["baselines"]}
+    assert set(rivals) == {"BottleNet", "1-bit CNN", "BottleNet++, int8 edge"}
+    bits = measured_row["chosen"]["payload_bits_mean"]
+    assert rivals["BottleNet"]["times_our_bits"] == pytest.approx(800 / bits)
+    assert "times our bits (800.0)" in wire.summary(result)
 
 
 def test_report_draws_baselines_beside_the_cuts(files, tmp_path, chromium):
