@@ -349,7 +349,9 @@ def report(
     result: Annotated[
         list[Path], typer.Argument(help="Result files, and files of `baselines` beside them.")
     ],
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    out: Annotated[
+        Path, typer.Option(help="The HTML file to write; FILE.md: the decision as Markdown.")
+    ],
     link: Annotated[str, typer.Option(help="Link name or JSON file, to decide by.")] = "wifi",
     profile: Annotated[
         str | None, typer.Option(help="Profile name or JSON file, to decide by.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.baseline_rows import PRICED_BY, Row
 from pipeline.candidates import Inputs
-from pipeline.page import Page
+from pipeline.page import Sheet
 from pipeline.results import Details, Result
 from pipeline.units import accuracy_text, energy_text
 
@@ -22,7 +22,7 @@ class _Cut:
     baselines: tuple[Row, ...]
 
 
-def at_each_cut(page: Page, inputs: Inputs) -> None:
+def at_each_cut(page: Sheet, inputs: Inputs) -> None:
     """A table for each cut, and in words what wins where."""
     page.heading("At each cut")
     page.paragraph(

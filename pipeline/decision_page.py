@@ -10,18 +10,38 @@ from measure.profile import Profile
 from pipeline import cuts_page, decision_figures, plan, run_page
 from pipeline.candidate import Limits
 from pipeline.candidates import Inputs
-from pipeline.page import Page
+from pipeline.page import Sheet
 from pipeline.units import accuracy_text, energy_text
 
 
 def several(
-    page: Page,
+    page: Sheet,
     inputs: Inputs,
     decided: dict[str, Any],
     profile: Profile,
     limits: Limits,
 ) -> None:
-    """The decision as `plan.decide` made it, and a section for each run that it rests on."""
+    """The decision, and a section for each run that it rests on."""
+    decision(page, inputs, decided, profile, limits)
+    for index, (_, record) in enumerate(inputs.results):
+        assert record.details is not None
+        page.heading(run_page.title(record))
+        for sentence in run_page.sentences(record):
+            page.paragraph(sentence)
+        run_page.pictures(page, record, record.details, f"r{index}-", profile.name)
+    first = inputs.results[0][1].details
+    assert first is not None
+    run_page.assumptions(page, first)
+
+
+def decision(
+    page: Sheet,
+    inputs: Inputs,
+    decided: dict[str, Any],
+    profile: Profile,
+    limits: Limits,
+) -> None:
+    """The decision as `plan.decide` made it, each cut with its baselines, and the links."""
     rows = decided["candidates"]
     chosen = next((row for row in rows if row["name"] == decided["chosen"]), None)
     link = links.load(decided["link"]) if decided["link"] in links.names() else None
@@ -126,15 +146,6 @@ def several(
     )
     cuts_page.at_each_cut(page, inputs)
     _links(page, inputs, decided, profile, limits, link)
-    for index, (_, record) in enumerate(inputs.results):
-        assert record.details is not None
-        page.heading(run_page.title(record))
-        for sentence in run_page.sentences(record):
-            page.paragraph(sentence)
-        run_page.pictures(page, record, record.details, f"r{index}-", profile.name)
-    first = inputs.results[0][1].details
-    assert first is not None
-    run_page.assumptions(page, first)
 
 
 def _loss(row: dict[str, Any]) -> str:
@@ -142,7 +153,7 @@ def _loss(row: dict[str, Any]) -> str:
 
 
 def _links(
-    page: Page,
+    page: Sheet,
     inputs: Inputs,
     decided: dict[str, Any],
     profile: Profile,

@@ -9,12 +9,38 @@ import io
 import string
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
 TAGS = ("published", "derived", "estimate", "absent", "included", "counted")
+
+
+class Sheet(Protocol):
+    """What sections are written on: HTML or Markdown."""
+
+    def heading(self, text: str, level: int = 2) -> None:
+        """A heading."""
+
+    def paragraph(self, text: str, css: str = "") -> None:
+        """A paragraph of plain text."""
+
+    def cards(self, cards: Sequence[tuple[str, str]]) -> None:
+        """The few figures that matter most: (figure, what it is)."""
+
+    def figure(self, name: str, figure: go.Figure, caption: str) -> None:
+        """A picture, where there can be one."""
+
+    def table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 0
+    ) -> None:
+        """A table, its last `numeric` columns right-aligned."""
+
+    def render(self, title: str) -> str:
+        """The whole page."""
+        ...
 
 
 class Page:
@@ -85,13 +111,14 @@ class Page:
 
 
 def _cell(cell: object) -> str:
-    text = html.escape(_text(cell))
+    text = html.escape(cell_text(cell))
     if text in TAGS:
         return f'<span class="tag {text}">{text}</span>'
     return text
 
 
-def _text(cell: object) -> str:
+def cell_text(cell: object) -> str:
+    """What a table shows of a value."""
     if cell is None:
         return "–"
     return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
@@ -102,7 +129,7 @@ def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     for row in (columns, *rows):
-        cells = ["" if cell is None else _text(cell) for cell in row]
+        cells = ["" if cell is None else cell_text(cell) for cell in row]
         writer.writerow(
             ["'" + cell if cell.startswith(("=", "+", "@")) else cell for cell in cells]
         )

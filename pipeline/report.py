@@ -25,6 +25,7 @@ from measure import profile as profiles
 from pipeline import candidates, decision_page, plan, results, run_page
 from pipeline.candidate import Limits
 from pipeline.details import details
+from pipeline.markdown_page import MarkdownPage
 from pipeline.page import Page
 from pipeline.results import save
 
@@ -56,6 +57,8 @@ def run(
 ) -> dict[str, Any]:
     """Write the page of one result file, or the decision between several and their baselines.
 
+    Where `out` ends in .md the decision is written as Markdown, without pictures and single runs.
+
     profile is one that all results hold; without it the first neuromorphic one. Raises ResultError
     naming file and field, ProfileError, UsageError.
     """
@@ -69,8 +72,12 @@ def run(
     chosen_profile = profiles.load(profile or run_page.leading_profile(inputs.results[0][1]))
     limits = Limits(max_loss=max_loss)
     decided = plan.decide(inputs, links.load(link), chosen_profile, limits)
-    page = Page()
-    decision_page.several(page, inputs, decided, chosen_profile, limits)
+    if out.suffix == ".md":
+        page = MarkdownPage()
+        decision_page.decision(page, inputs, decided, chosen_profile, limits)
+    else:
+        page = Page()
+        decision_page.several(page, inputs, decided, chosen_profile, limits)
     save(page.render("Where to cut"), out)
     return {
         "report": str(out),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from measure.dense import TWIN
 from pipeline import figures, results
-from pipeline.page import Page
+from pipeline.page import Sheet
 from pipeline.results import Details, ProfileRecord, Result
 from pipeline.units import energy_text
 
@@ -19,7 +19,7 @@ def title(record: Result) -> str:
     return f"{bundle.name}: {bundle.backbone} cut at {bundle.split}"
 
 
-def single(page: Page, record: Result) -> None:
+def single(page: Sheet, record: Result) -> None:
     """The whole page of one run."""
     page.heading(title(record), 1)
     page.paragraph(
@@ -114,7 +114,7 @@ def sentences(record: Result) -> list[str]:
     return sentences
 
 
-def _energy_summary(page: Page, record: Result, prefix: str = "") -> None:
+def _energy_summary(page: Sheet, record: Result, prefix: str = "") -> None:
     kinds = {} if record.details is None else record.details.energy
     page.table(
         f"{prefix}energy",
@@ -134,7 +134,7 @@ def _energy_summary(page: Page, record: Result, prefix: str = "") -> None:
 
 
 def pictures(
-    page: Page, record: Result, detail: Details, prefix: str = "", only: str | None = None
+    page: Sheet, record: Result, detail: Details, prefix: str = "", only: str | None = None
 ) -> None:
     """The pictures of one result; with `only`, energy under that profile alone."""
     if detail.raster is not None:
@@ -215,7 +215,7 @@ def _span(spread: results.Spread) -> str:
     return f"{energy_text(spread.p5)} and {energy_text(spread.p95)}"
 
 
-def _break_even(page: Page, detail: Details, prefix: str) -> None:
+def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
     rows = [
         [
             name,
@@ -311,7 +311,7 @@ def _slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def assumptions(page: Page, detail: Details) -> None:
+def assumptions(page: Sheet, detail: Details) -> None:
     """Every term with its assumption, every figure with its source, a profile after the other."""
     page.heading("Assumptions")
     page.paragraph(

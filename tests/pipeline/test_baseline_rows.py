@@ -104,7 +104,7 @@ def test_plan_takes_rows_that_two_files_share_once(files, tmp_path):
 
 
 def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accuracy(tmp_path):
-    ours = example.result()
+    ours = copy.deepcopy(example.result())
     ours.update(accuracy_pipeline=0.95, payload_bits_mean=400.0)
     ours["energy_pj"]["cmos45_fp32"] = {"op_only": 4600.0, "full": 92_000.0}
     record = check_result(ours)
@@ -199,3 +199,17 @@ def test_report_draws_baselines_beside_the_cuts(files, tmp_path, chromium):
     assert "At each cut" in seen["text"]
     assert "1-bit CNN wins at block1" in seen["text"]
     assert "Baselines that are as accurate as the chosen cut" in seen["text"]
+
+
+def test_report_as_markdown_holds_the_decision_and_nothing_from_names_is_markup(files, tmp_path):
+    content = json.loads(files[0].read_text())
+    content["details"]["bundle"]["name"] = "a|b<i>"
+    files[0].write_text(json.dumps(content))
+    out = tmp_path / "cuts.md"
+    report.run([*files, beside(tmp_path)], out)
+    text = out.read_text()
+    assert text.startswith("# Where to cut: 2 cuts compared\n")
+    assert "## At each cut" in text
+    assert "a\\|b" in text
+    tables = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.replace("\\|", "").count("|") for line in tables} == {6, 11}
