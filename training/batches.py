@@ -16,7 +16,8 @@ from rich.progress import Progress
 from training import evaluate
 from training.config import Config
 from training.data.augment import changed
-from training.data.dataset import Split
+from training.data.dataset import Dataset
+from training.evaluate import Answers
 from training.model import SplitModel
 from training.teacher import Teacher
 
@@ -40,72 +41,113 @@ class Batches(Protocol):
         """The training samples of these rows."""
         ...
 
+    def validate(self, model: SplitModel) -> Answers:
+        """The model's answers to the validation images."""
+        ...
+
 
 class Fresh:
     """Every image augmented anew whenever it is asked for."""
 
-    def __init__(self, config: Config, train: Split, teacher: Teacher | None, device: str) -> None:
-        self._config, self._train, self._teacher, self._device = config, train, teacher, device
+    def __init__(
+        self, config: Config, dataset: Dataset, teacher: Teacher | None, device: str
+    ) -> None:
+        self._config, self._dataset, self._teacher, self._device = config, dataset, teacher, device
 
     def batch(self, rows: np.ndarray, epoch: int, noise: np.random.Generator) -> Batch:
         """The training images of these rows."""
-        images = changed(self._train.images[rows], self._config.recipe, noise, epoch)
+        train = self._dataset.train
+        images = changed(train.images[rows], self._config.recipe, noise, epoch)
         levels = evaluate.levels(images, self._config.model.input_bits)
         return Batch(
-            torch.from_numpy(self._train.labels_n[rows]).to(self._device),
+            torch.from_numpy(train.labels_n[rows]).to(self._device),
             frames=torch.from_numpy(levels).to(self._device),
             teacher_nk=None if self._teacher is None else self._teacher(images),
         )
 
+    def validate(self, model: SplitModel) -> Answers:
+        """Every validation image through the whole model."""
+        return evaluate.answers(model, self._dataset.validation.images)
+
+
+class _Spikes:
+    """Spikes of many samples, one bit each."""
+
+    def __init__(self, count: int, steps: int, shape: tuple[int, ...]) -> None:
+        self._shape = (steps, *shape)
+        self._packed = np.empty((count, -(-int(np.prod(self._shape)) // 8)), np.uint8)
+
+    def put(self, start: int, spikes: torch.Tensor) -> None:
+        """Store spikes (T·N, C, H, W) of the samples from `start` on."""
+        by_sample = spikes.unflatten(0, (self._shape[0], -1)).transpose(0, 1)
+        flat = by_sample.flatten(1).to(torch.uint8).cpu().numpy()
+        self._packed[start : start + len(flat)] = np.packbits(flat, axis=1)
+
+    def take(self, rows: np.ndarray, device: str) -> torch.Tensor:
+        """Spikes (T·N, C, H, W) of these samples, float32 and channels-last."""
+        size = int(np.prod(self._shape))
+        bits = np.unpackbits(self._packed[rows], axis=1, count=size)
+        spikes = torch.from_numpy(bits.reshape(len(rows), *self._shape)).to(device)
+        features = spikes.transpose(0, 1).flatten(0, 1).float()
+        return features.contiguous(memory_format=torch.channels_last)
+
 
 class Frozen:
-    """The spikes behind a frozen edge, one bit each, for some views of every image."""
+    """The spikes behind a frozen edge for some views of every image, and for validation."""
 
     def __init__(
         self,
         config: Config,
-        train: Split,
+        dataset: Dataset,
         model: SplitModel,
         teacher: Teacher | None,
         device: str,
         progress: Progress | None = None,
     ) -> None:
         """Run the edge over all views. The model's edge must not change from here on."""
+        train, views = dataset.train, config.recipe.frozen_edge_views
         self._labels, self._device = train.labels_n, device
-        self._steps, self._shape = model.steps, model.feature_shape
-        views = config.recipe.frozen_edge_views
-        size = -(-int(np.prod((self._steps, *self._shape))) // 8)
-        self._packed = np.empty((views, len(train), size), np.uint8)
-        scores: list[list[torch.Tensor]] = [[] for _ in range(views)]
-        total = views * len(train)
+        total = views * len(train) + len(dataset.validation)
         task = progress.add_task("frozen edge", total=total) if progress else None
         model.eval()
-        for view in range(views):
+
+        def run(images: np.ndarray, into: _Spikes, start: int) -> None:
+            levels = evaluate.levels(images, config.model.input_bits)
+            with torch.no_grad():
+                into.put(start, model.features(torch.from_numpy(levels).to(device)))
+            if progress is not None and task is not None:
+                progress.update(task, advance=len(images))
+
+        def room(count: int) -> _Spikes:
+            return _Spikes(count, model.steps, model.feature_shape)
+
+        self._views = [room(len(train)) for _ in range(views)]
+        scores: list[list[torch.Tensor]] = [[] for _ in range(views)]
+        for view, stored in enumerate(self._views):
             noise = np.random.default_rng((config.recipe.seed, view))
             for start in range(0, len(train), CHUNK):
-                chunk = train.images[start : start + CHUNK]
-                images = changed(chunk, config.recipe, noise)
-                levels = evaluate.levels(images, config.model.input_bits)
-                with torch.no_grad():
-                    spikes = model.features(torch.from_numpy(levels).to(device))
-                by_sample = spikes.unflatten(0, (self._steps, -1)).transpose(0, 1)
-                flat = by_sample.flatten(1).to(torch.uint8).cpu().numpy()
-                self._packed[view, start : start + CHUNK] = np.packbits(flat, axis=1)
+                images = changed(train.images[start : start + CHUNK], config.recipe, noise)
+                run(images, stored, start)
                 if teacher is not None:
                     scores[view].append(teacher(images))
-                if progress is not None and task is not None:
-                    progress.update(task, advance=len(images))
         self._scores = [torch.cat(parts) for parts in scores] if teacher is not None else None
+        self._count, self._validation = len(dataset.validation), room(len(dataset.validation))
+        for start in range(0, self._count, CHUNK):
+            run(dataset.validation.images[start : start + CHUNK], self._validation, start)
 
     def batch(self, rows: np.ndarray, epoch: int, noise: np.random.Generator) -> Batch:
         """The stored spikes of these rows; each epoch looks at the next view."""
-        view = epoch % len(self._packed)
-        shape = (len(rows), self._steps, *self._shape)
-        bits = np.unpackbits(self._packed[view, rows], axis=1, count=int(np.prod(shape[1:])))
-        spikes = torch.from_numpy(bits.reshape(shape)).to(self._device)
-        features = spikes.transpose(0, 1).flatten(0, 1).float()
+        view = epoch % len(self._views)
         return Batch(
             torch.from_numpy(self._labels[rows]).to(self._device),
-            features=features.contiguous(memory_format=torch.channels_last),
+            features=self._views[view].take(rows, self._device),
             teacher_nk=None if self._scores is None else self._scores[view][torch.from_numpy(rows)],
+        )
+
+    def validate(self, model: SplitModel) -> Answers:
+        """The stored spikes of the validation images through the rest of the model."""
+        starts = range(0, self._count, CHUNK)
+        rows = (np.arange(start, min(start + CHUNK, self._count)) for start in starts)
+        return evaluate.answers_behind(
+            model, (self._validation.take(each, self._device) for each in rows)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,23 @@ def levels(images: np.ndarray, input_bits: int) -> np.ndarray:
 def answers(model: SplitModel, images: np.ndarray, batch: int = 256) -> Answers:
     """Run uint8 images (N, C, H, W) or event frames (N, T, C, H, W) in evaluation mode."""
     device = next(model.parameters()).device
+
+    def features() -> Iterator[torch.Tensor]:
+        for start in range(0, len(images), batch):
+            chunk = levels(images[start : start + batch], model.input.message_bits)
+            yield model.features(torch.from_numpy(chunk).to(device))
+
+    return answers_behind(model, features())
+
+
+def answers_behind(model: SplitModel, features: Iterable[torch.Tensor]) -> Answers:
+    """The same of spikes (T·N, C, H, W) behind the edge's blocks, a batch after the other."""
     was_training = model.training
     model.eval()
     codes, scores = [], []
     with torch.no_grad():
-        for start in range(0, len(images), batch):
-            chunk = levels(images[start : start + batch], model.input.message_bits)
-            code = model.encode(torch.from_numpy(chunk).to(device))
+        for part in features:
+            code = model.squeeze(part)
             scores.append(model.decode(code).mean(0).float().cpu().numpy())
             code = code.unflatten(0, (model.steps, -1)).transpose(0, 1)
             codes.append(code.to(torch.uint8).cpu().numpy())

@@ -80,9 +80,9 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
 
     guide = None if teacher is None else Teacher(teacher, device)
-    source: Batches = Fresh(config, dataset.train, guide, device)
+    source: Batches = Fresh(config, dataset, guide, device)
     if recipe.frozen_edge_views:
-        source = Frozen(config, dataset.train, model, guide, device, progress)
+        source = Frozen(config, dataset, model, guide, device, progress)
     batches = max(1, len(dataset.train) // recipe.batch_size)
     total = recipe.epochs * batches
     task = progress.add_task("train", total=total, completed=done * batches) if progress else None
@@ -107,7 +107,7 @@ def fit(
                 raise ConfigError(
                     f"recipe: loss is {row['total']} in epoch {epoch + 1}; lower learning_rate"
                 )
-            answers = evaluate.answers(model, dataset.validation.images)
+            answers = source.validate(model)
             row["validation_accuracy"] = evaluate.accuracy(
                 answers.labels_n, dataset.validation.labels_n
             )

@@ -171,13 +171,18 @@ def test_a_frozen_edge_stays_and_everything_else_learns(
     start.begin(before, parent, "parent")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", note)
-        loop.fit(
+        trained = loop.fit(
             settings,
             data,
             tmp_path,
             begin=lambda model: start.begin(model, parent, "parent"),
             teacher=ann,
         )
+    again = evaluate.answers(trained.model, data.validation.images)  # the stored ones are the same
+    assert trained.history[-1]["code_rate"] == pytest.approx(again.code_ntchw.mean())
+    assert trained.validation_accuracy == evaluate.accuracy(
+        again.labels_n, data.validation.labels_n
+    )
     first, _, last = states
     assert _same(_state(before.edge), first["edge"])
     assert _same(first["edge"], last["edge"])
@@ -305,7 +310,7 @@ with parallel.joined("cpu"):
     loop._enter(model, settings, 0)
     learning = [p for p in model.parameters() if p.requires_grad]
     rows = parallel.share(t.np.arange(32))
-    batch = Fresh(settings, data.train, None, "cpu").batch(rows, 0, parallel.noise(0, 0))
+    batch = Fresh(settings, data, None, "cpu").batch(rows, 0, parallel.noise(0, 0))
     forward = parallel.averaging(loop._Forward(model))
     loop._step(forward, torch.optim.SGD(learning, lr=1.0), batch, settings.recipe)
     if parallel.leads():
