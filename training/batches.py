@@ -26,7 +26,9 @@ CHUNK = 256  # images at once through a frozen edge
 
 @dataclass(frozen=True)
 class Batch:
-    """Levels or events of images, or features (T·N, C, H, W) in their place; labels (N,)."""
+    """Levels or events of images, or in their place the spikes (T·N, C, H, W) behind frozen blocks;
+    labels (N,).
+    """
 
     labels_n: torch.Tensor
     frames: torch.Tensor | None = None
@@ -93,7 +95,7 @@ class _Spikes:
 
 
 class Frozen:
-    """The spikes behind a frozen edge for some views of every image, and for validation."""
+    """The spikes behind frozen blocks for some views of every image, and for validation."""
 
     def __init__(
         self,
@@ -104,9 +106,9 @@ class Frozen:
         device: str,
         progress: Progress | None = None,
     ) -> None:
-        """Run the edge over all views. The model's edge must not change from here on."""
+        """Run the frozen blocks over all views. They must not change from here on."""
         train, views = dataset.train, config.recipe.frozen_edge_views
-        self._labels, self._device = train.labels_n, device
+        self._labels, self._device, self._blocks = train.labels_n, device, config.frozen_blocks
         total = views * len(train) + len(dataset.validation)
         task = progress.add_task("frozen edge", total=total) if progress else None
         model.eval()
@@ -114,12 +116,13 @@ class Frozen:
         def run(images: np.ndarray, into: _Spikes, start: int) -> None:
             levels = evaluate.levels(images, config.model.input_bits)
             with torch.no_grad():
-                into.put(start, model.features(torch.from_numpy(levels).to(device)))
+                frames = torch.from_numpy(levels).to(device)
+                into.put(start, model.features(frames, self._blocks))
             if progress is not None and task is not None:
                 progress.update(task, advance=len(images))
 
         def room(count: int) -> _Spikes:
-            return _Spikes(count, model.steps, model.feature_shape)
+            return _Spikes(count, model.steps, model.shape_after(self._blocks))
 
         self._views = [room(len(train)) for _ in range(views)]
         scores: list[list[torch.Tensor]] = [[] for _ in range(views)]
@@ -148,6 +151,7 @@ class Frozen:
         """The stored spikes of the validation images through the rest of the model."""
         starts = range(0, self._count, CHUNK)
         rows = (np.arange(start, min(start + CHUNK, self._count)) for start in starts)
+        stored = (self._validation.take(each, self._device) for each in rows)
         return evaluate.answers_behind(
-            model, (self._validation.take(each, self._device) for each in rows)
+            model, (model.features_after(each, self._blocks) for each in stored)
         )

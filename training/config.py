@@ -86,6 +86,7 @@ class Recipe(_Strict):
     folded_epochs: the last epochs, which train on the frozen, folded integers themselves.
     frozen_edge_views: 0, or the edge's blocks stay as they began, and their spikes are computed
     once, for so many augmented views of each image: many codes at one cut become cheap.
+    frozen_until: the last block that stays so; without it all up to the cut.
     precise: float32 also where bfloat16 would do, for gradients that equal stock SLAYER's.
     optimiser: see training.optimise; adamw_rate: what "muon" leaves to AdamW learns at this rate.
     step_loss: weight of the loss of every step's running answer, so that early steps answer too.
@@ -99,6 +100,7 @@ class Recipe(_Strict):
     codec_epochs: Annotated[int, Field(ge=0)] = 0
     folded_epochs: Annotated[int, Field(ge=1)] = 1
     frozen_edge_views: Annotated[int, Field(ge=0, le=64)] = 0
+    frozen_until: str | None = None
     batch_size: Count = 64
     precise: bool = False
     optimiser: Literal["adamw", "muon"] = "adamw"
@@ -136,6 +138,13 @@ class Config(_Strict):
             return self.bottleneck.split
         return backbone_named(self.model.backbone).blocks[-1].name
 
+    @property
+    def frozen_blocks(self) -> int:
+        """How many of the first blocks stay as they began."""
+        if not self.recipe.frozen_edge_views:
+            return 0
+        return backbone_named(self.model.backbone).index(self.recipe.frozen_until or self.split)
+
     def build(self, image_shape: tuple[int, ...], classes: int) -> SplitModel:
         """The untrained spiking model for samples of this shape, (C, H, W) or (T, C, H, W)."""
         model, neck = self.model, self.bottleneck
@@ -171,7 +180,14 @@ def parse(raw: Any, where: str) -> Config:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "file"
         raise ConfigError(f"{where}: {field}: {first['msg']}") from None
-    backbone_named(config.model.backbone).index(config.split)
+    backbone = backbone_named(config.model.backbone)
+    cut = backbone.index(config.split)
+    until = config.recipe.frozen_until
+    if until is not None and (backbone.index(until) > cut or not config.recipe.frozen_edge_views):
+        raise ConfigError(
+            f"{where}: recipe.frozen_until: {until} has to lie before the cut at {config.split}, "
+            "with frozen_edge_views"
+        )
     _check(config, where)
     return config
 

@@ -89,7 +89,7 @@ def fit(
     with SummaryWriter(str(out)) if parallel.leads() else nullcontext() as writer:
         for epoch in range(done, recipe.epochs):
             _enter(model, config, epoch)
-            forward = parallel.averaging(_Forward(model))
+            forward = parallel.averaging(_Forward(model, config.frozen_blocks))
             sums: dict[str, float] = {}
             permutation = torch.randperm(len(dataset.train), generator=order).numpy()
             noise = parallel.noise(recipe.seed, epoch)
@@ -148,12 +148,10 @@ def _enter(model: SplitModel, config: Config, epoch: int) -> None:
         layer.precise = recipe.precise
     model.train()
     codec_alone = epoch < recipe.codec_epochs
-    for part, frozen in (
-        (model.edge, codec_alone or recipe.frozen_edge_views > 0),
-        (model.cloud, codec_alone),
-    ):
-        part.train(not frozen)
-        for conv in part.modules():
+    for number, block in enumerate([*model.edge.values(), *model.cloud.values()]):
+        frozen = codec_alone or number < config.frozen_blocks
+        block.train(not frozen)
+        for conv in block.modules():
             if isinstance(conv, NormedConv):
                 conv.requires_grad_(not frozen)
 
@@ -161,17 +159,19 @@ def _enter(model: SplitModel, config: Config, epoch: int) -> None:
 class _Forward(torch.nn.Module):
     """A model as one call that DDP can wrap: scores, code and the edge's mean rate of a batch."""
 
-    def __init__(self, model: SplitModel) -> None:
+    def __init__(self, model: SplitModel, frozen_blocks: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.frozen_blocks = model, frozen_blocks
 
     def forward(
         self, frames: torch.Tensor | None, features: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of frames, or of the features of a frozen edge."""
+        """Of frames, or of the spikes behind the frozen blocks."""
         if features is None:
             assert frames is not None
             features = self.model.features(frames)
+        else:
+            features = self.model.features_after(features, self.frozen_blocks)
         code = self.model.squeeze(features)
         rates = [layer.rate for layer in self.model.edge_layers() if layer.rate is not None]
         rate = torch.stack(rates).mean() if rates else torch.zeros((), device=code.device)

@@ -67,7 +67,7 @@ class SplitModel(torch.nn.Module):
         )
         self.edge = torch.nn.ModuleDict(dict(blocks[:cut]))
         self.cloud = torch.nn.ModuleDict(dict(blocks[cut:]))
-        self.feature_shape = self._shape_after(self.edge)
+        self.feature_shape = self.shape_after(len(self.edge))
         self.code_shape: Shape = self.feature_shape
         self.encoder: SpikingLayer | None = None
         self.decoder: SpikingLayer | None = None
@@ -109,9 +109,10 @@ class SplitModel(torch.nn.Module):
         for layer in self.spiking_layers():
             layer.steps = steps
 
-    def _shape_after(self, blocks: torch.nn.ModuleDict) -> Shape:
-        graph = _lower(blocks, self.input)
-        return graph.output_shape
+    def shape_after(self, blocks: int) -> Shape:
+        """(C, H, W) of what the first `blocks` edge blocks give."""
+        first = torch.nn.ModuleDict(dict(list(self.edge.items())[:blocks]))
+        return _lower(first, self.input).output_shape
 
     def spiking_layers(self) -> list[SpikingLayer]:
         """Every layer of LIF neurons in order of construction."""
@@ -134,10 +135,16 @@ class SplitModel(torch.nn.Module):
         events = frames.transpose(0, 1).flatten(0, 1).float()
         return events.contiguous(memory_format=torch.channels_last)
 
-    def features(self, frames: torch.Tensor) -> torch.Tensor:
-        """Spikes (T·N, C, H, W) of the last edge block, before the encoder."""
+    def features(self, frames: torch.Tensor, blocks: int | None = None) -> torch.Tensor:
+        """Spikes (T·N, C, H, W) of the last edge block, or of its block number `blocks`."""
         events = self._events(frames)
-        for block in self.edge.values():
+        for block in list(self.edge.values())[:blocks]:
+            events = block(events)
+        return events
+
+    def features_after(self, events: torch.Tensor, blocks: int) -> torch.Tensor:
+        """The same from what the first `blocks` blocks gave."""
+        for block in list(self.edge.values())[blocks:]:
             events = block(events)
         return events
 

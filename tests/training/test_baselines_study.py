@@ -126,11 +126,16 @@ def test_everything_on_the_edge_sends_one_byte_with_the_class() -> None:
     assert {len(payload) for payload in answers.payloads} == {1}
 
 
-@pytest.mark.parametrize("views", [0, 2])
-def test_study_measures_every_baseline_on_real_bytes(views: int) -> None:
+@pytest.mark.parametrize(("views", "until"), [(0, None), (2, "stem")])
+def test_study_measures_every_baseline_on_real_bytes(views: int, until: str | None) -> None:
     base = config.load(config.shipped("digits"))
     recipe = base.recipe.model_copy(
-        update={"epochs": 4, "folded_epochs": 1, "frozen_edge_views": views}
+        update={
+            "epochs": 4,
+            "folded_epochs": 1,
+            "frozen_edge_views": views,
+            "frozen_until": until,
+        }
     )
     model = base.model.model_copy(update={"width": 8})
     settings = base.model_copy(update={"recipe": recipe, "model": model})

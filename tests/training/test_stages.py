@@ -142,8 +142,9 @@ def test_begin_with_another_shape_names_the_run(data: Dataset) -> None:
         start.begin(_config().build(data.image_shape, 10), wide, "wide")
 
 
-def test_a_frozen_edge_stays_and_everything_else_learns(
-    ann: SplitAnn, data: Dataset, tmp_path: Path
+@pytest.mark.parametrize("until", [None, "stem"])
+def test_frozen_blocks_stay_and_everything_else_learns(
+    ann: SplitAnn, data: Dataset, tmp_path: Path, until: str | None
 ) -> None:
     settings = _config(
         start="parent",
@@ -153,6 +154,7 @@ def test_a_frozen_edge_stays_and_everything_else_learns(
             "folded_epochs": 1,
             "codec_epochs": 1,
             "frozen_edge_views": 2,
+            "frozen_until": until,
             "batch_size": 32,
             "augment": {"padding": 1},
         },
@@ -184,8 +186,13 @@ def test_a_frozen_edge_stays_and_everything_else_learns(
         again.labels_n, data.validation.labels_n
     )
     first, _, last = states
-    assert _same(_state(before.edge), first["edge"])
-    assert _same(first["edge"], last["edge"])
+    kept = tuple(list(before.edge)[: settings.frozen_blocks])
+    assert len(kept) == (1 if until else len(before.edge))
+    for name, value in _state(before.edge).items():
+        assert torch.equal(value, first["edge"][name])
+        if name.startswith(kept):
+            assert torch.equal(value, last["edge"][name])
+    assert _same(first["edge"], last["edge"]) == (until is None)
     assert _same(_state(before.cloud), first["cloud"])
     for part in ("cloud", "encoder", "decoder", "readout"):
         assert not _same(first[part], last[part])
@@ -274,6 +281,10 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
         (
             {"recipe": {"epochs": 2, "crop_epochs": 1, "augment": {"crop": 6}}},
             "recipe.crop_epochs: a codec",
+        ),
+        (
+            {"start": "a", "recipe": {"epochs": 2, "frozen_until": "stem"}},
+            "recipe.frozen_until: stem has to lie before the cut",
         ),
         ({"bottleneck": {"split": "stem", "stride": 2}}, "bottleneck.channels: stride"),
         (

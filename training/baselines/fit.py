@@ -48,7 +48,7 @@ def fit(
     that is put into a trained model; what belongs to spikes in the recipe (folded_epochs,
     penalties, step_loss) has no meaning here.
     begin: where an earlier run of this recipe stopped; after: called at the end of each epoch.
-    stored: features of the frozen edge, which then does not run.
+    stored: features behind the edge's frozen blocks, which then do not run.
     """
     if train.images.ndim != 4:
         raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
@@ -81,7 +81,7 @@ def fit(
                 inputs = stored.batch(rows, epoch)
             labels = torch.from_numpy(train.labels_n[rows]).to(device)
             with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
-                scores = forward(inputs, behind_edge=stored is not None)
+                scores = forward(inputs, blocks=0 if stored is None else stored.blocks)
             loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
             optimise.schedule(optimiser, peaks, epoch * batches + index, recipe.epochs * batches)
             optimiser.zero_grad()

@@ -65,12 +65,12 @@ class SplitAnn(torch.nn.Module):
         """Scores (N, classes) of what arrived in the cloud."""
         return self.readout(self.cloud(features).mean((2, 3)))
 
-    def forward(self, inputs: torch.Tensor, behind_edge: bool = False) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, blocks: int = 0) -> torch.Tensor:
         """Scores (N, classes) of images 0 … 1 (N, C, H, W), differentiable.
 
-        behind_edge: the inputs are features that the edge gave before.
+        blocks: the inputs are features that the first so many blocks of the edge gave before.
         """
-        features = inputs if behind_edge else self.edge(inputs)
+        features = self.edge[blocks:](inputs)
         return self.finish(features if self.codec is None else self.codec(features))
 
     def answer(self, images: torch.Tensor) -> Answers:

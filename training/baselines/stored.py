@@ -1,4 +1,4 @@
-"""What a frozen edge gives for some views of every training image, computed once for all codecs."""
+"""What frozen blocks give for some views of every training image, computed once for all codecs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.config import Recipe
 from training.data.augment import changed
 from training.data.dataset import Split
 
-CHUNK = 256  # images at once through the edge
+CHUNK = 256  # images at once through the blocks
 
 
 def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -20,21 +20,22 @@ def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 class Stored:
-    """Features (views, N, C, H, W) behind an edge that does not change, in half precision."""
+    """Features (views, N, C, H, W) behind blocks that do not change, in half precision."""
 
     def __init__(
         self,
-        edge: torch.nn.Module,
+        blocks: torch.nn.Sequential,
         train: Split,
         recipe: Recipe,
         device: torch.device,
         progress: Progress | None = None,
     ) -> None:
-        """Run the edge over `recipe.frozen_edge_views` views."""
+        """Run the blocks over `recipe.frozen_edge_views` views."""
+        self.blocks = len(blocks)
         views = recipe.frozen_edge_views
         task = progress.add_task("frozen edge", total=views * len(train)) if progress else None
-        was_training = edge.training
-        edge.eval()
+        was_training = blocks.training
+        blocks.eval()
         found = []
         for view in range(views):
             noise = np.random.default_rng((recipe.seed, view))
@@ -43,11 +44,11 @@ class Stored:
                 chunk = train.images[start : start + CHUNK]
                 images = changed(chunk, recipe, noise)
                 with torch.no_grad():
-                    parts.append(edge(as_input(images, device)).half().cpu())
+                    parts.append(blocks(as_input(images, device)).half().cpu())
                 if progress is not None and task is not None:
                     progress.update(task, advance=len(images))
             found.append(torch.cat(parts))
-        edge.train(was_training)
+        blocks.train(was_training)
         self._views, self._device = found, device
 
     def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:

@@ -41,7 +41,7 @@ def study(
     """Train and measure all baselines that belong beside the cut spiking run of this config.
 
     whole: the trained ANN they begin with. They train by the run's own recipe: as many epochs, of
-    which as many for the codec alone, and a frozen edge where the spiking one is frozen. Codes are
+    which as many for the codec alone, and frozen blocks where the spiking one has them. Codes are
     sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps, BottleNet++
     about as many, BottleNet as many channels. Each row holds the layers that the edge computes, the
     figures on the validation images, for choosing, and those on the test images.
@@ -68,8 +68,8 @@ def study(
     device = whole.readout.weight.device
     stored = None
     if config.recipe.frozen_edge_views:
-        edge = whole.cut_at(cut, None).edge
-        stored = Stored(edge, dataset.train, config.recipe, device, progress)
+        kept = whole.cut_at(config.frozen_blocks, None).edge
+        stored = Stored(kept, dataset.train, config.recipe, device, progress)
     for name, codec in _codecs(config, neck.channels, features):
         model = whole.cut_at(cut, codec.to(device))
         _train(model, name, config.recipe, dataset, stored, progress)
@@ -107,7 +107,7 @@ def _train(
         (f"{name}, codec", (model.edge, model.cloud, model.readout), {"epochs": alone}),
         (
             name,
-            (model.edge,) if recipe.frozen_edge_views else (),
+            () if stored is None else (model.edge[: stored.blocks],),
             {"epochs": rest, "learning_rate": recipe.learning_rate / 2},
         ),
     ):
