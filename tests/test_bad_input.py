@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from splitcore.bundle import EDGE, MANIFEST
+from splitcore.bundle import CLOUD, EDGE, MANIFEST, PROBE
 from tests.conftest import CLI, run_cli
 
 CONFIG = """\
@@ -117,12 +117,42 @@ def test_images_that_do_not_fit_the_bundle_are_refused(place, bundle):
     assert "classes" in line
 
 
-def test_bundle_with_a_changed_byte_is_refused_by_name(place, bundle):
-    data = bytearray((bundle / EDGE).read_bytes())
+def change_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    (bundle / EDGE).write_bytes(data)
-    line = refused("edge", bundle, "--server", "127.0.0.1:1", place=place)
-    assert "edge.net: its bytes are not those the manifest names" in line
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [EDGE, CLOUD, PROBE])
+def test_bundle_with_a_changed_byte_is_refused_by_name(place, bundle, name):
+    change_a_byte(bundle / name)
+    line = refused("verify", bundle, place=place)
+    assert f"{name}: its bytes are not those the manifest names" in line
+
+
+@pytest.mark.parametrize("command", [("edge", "--server", "127.0.0.1:1"), ("serve",)])
+def test_both_halves_refuse_a_bundle_with_a_changed_byte(place, bundle, command):
+    change_a_byte(bundle / CLOUD)
+    assert "cloud.safetensors: its bytes" in refused(command[0], bundle, *command[1:], place=place)
+
+
+def test_bundle_with_an_impossible_manifest_is_refused_by_field(place, bundle):
+    rewrite_manifest(bundle, steps="four")
+    line = refused("verify", bundle, place=place)
+    assert "manifest.json" in line
+    assert "steps" in line
+
+
+def test_bundle_that_is_not_there_is_refused(place):
+    assert "no such bundle" in refused("verify", "none", place=place)
+
+
+def test_config_with_an_unknown_field_is_refused_by_name(place):
+    with (place / "tiny.yaml").open("a") as config:
+        config.write("colour: red\n")
+    line = refused("train", "tiny.yaml", "--out", "out", place=place)
+    assert "tiny.yaml" in line
+    assert "colour" in line
 
 
 def test_truncated_hdf5_under_a_manifest_that_names_it_is_refused(place, bundle):
