@@ -28,7 +28,7 @@ def text(manifest: Manifest) -> str:
         ("raw bits an image", f"{raw:,}, {features / raw:,.4g} times below the features in fp32"),
     ]
     if bits := known.get("payload_bits_mean"):
-        rows.append(("coded bits an image", f"{bits:,.1f}, mean of the first test images"))
+        rows.append(("coded bits an image", f"{bits:,.1f}, mean over test images of all classes"))
     code = sum(manifest.code_rates) / len(manifest.code_rates)
     rows.append(("code rate", f"{code:.4f} spikes a position and step"))
     if rates := known.get("layer_rates"):

@@ -1,5 +1,6 @@
 """Export: what was trained is what is in the bundle."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,27 @@ def test_export_edge_half_has_both_kinds_of_shortcut(digits_bundle: Path) -> Non
     joined = [layer for layer in graph.layers if len(layer.currents) == 2]
     kinds = {isinstance(layer.currents[1].synapse, Identity) for layer in joined}
     assert kinds == {True, False}
+
+
+def test_export_of_images_in_the_order_of_their_classes_looks_at_all_classes(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    digits = sources.load("digits")
+    sorted_by_class = replace(
+        digits,
+        **{
+            name: split.take(np.argsort(split.labels_n, kind="stable"))
+            for name, split in (("train", digits.train), ("test", digits.test))
+        },
+    )
+    found = checkpoint.load(digits_run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "CODE_SAMPLES", 200)
+        patch.setattr(export, "TOLD_SAMPLES", 60)
+        bundle = export.export(found, sorted_by_class, tmp_path / "bundle")
+    assert len(set(bundle.probe().labels_n.tolist())) >= 9
+    code = evaluate.answers(found.model(), digits.train.images).code_ntchw
+    assert bundle.manifest.code_rates == pytest.approx(code.mean((0, 1, 3, 4)), abs=0.05)
 
 
 def test_export_with_other_images_is_refused(digits_run: Path, tmp_path: Path) -> None:
