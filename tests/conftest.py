@@ -19,6 +19,14 @@ def run_cli(*arguments: str | Path, cwd: Path, **options) -> subprocess.Complete
     )
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Decoded images of a test's zips are kept in a folder of its own."""
+    folder = tmp_path_factory.mktemp("cache") / "spikebottlenet"
+    monkeypatch.setenv("SPIKEBOTTLENET_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all test processes of this session share."""

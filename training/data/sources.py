@@ -2,18 +2,23 @@
 
 "digits"                       scikit-learn's 1,797 scans, on disk with the package
 "cifar10", "cifar100"          through torchvision, downloaded when missing
-a folder or zip of classes     train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg alone
+a folder or zip of classes     train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg alone;
+                               a zip's decoded images are kept (`training.data.kept`)
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from splitcore.errors import DataError
 from splitcore.graph import Shape
 from training.data import class_folders, digits, events, torchvision_cifar
-from training.data.dataset import Dataset, TestPart, spread
+from training.data.dataset import Dataset, Split, TestPart, spread
+from training.data.kept import Kept, of_zip
 
+PARTS = ("train", "validation", "test")
 NAMES = ("digits", *torchvision_cifar.NAMES, *events.NAMES)
 
 
@@ -40,7 +45,7 @@ def load(
     elif name in torchvision_cifar.NAMES:
         dataset = torchvision_cifar.load(name, seed)
     elif Path(name).exists():
-        return class_folders.load(Path(name), seed, image_shape)
+        return _of_path(Path(name), seed, image_shape)
     else:
         raise DataError(
             f"{name}: no such data; give one of {', '.join(NAMES)}, "
@@ -62,12 +67,52 @@ def load_test(
 ) -> TestPart:
     """The test images that `load` gives, or `samples` of them spread evenly over all.
 
-    Of a folder or zip no other image is decoded. Raises DataError like `load`, and when there are
-    fewer than `samples`.
+    Of a folder no other image is decoded. Raises DataError like `load`, and when there are fewer
+    than `samples`.
     """
     name = str(name_or_path)
-    if name not in NAMES and Path(name).exists():
+    if name not in NAMES and Path(name).is_dir():
         return class_folders.load_test(Path(name), seed, image_shape, samples)
+    if name not in NAMES and Path(name).exists():
+        part = _test_of_zip(Path(name), seed, image_shape)
+        chosen = spread(len(part.split), samples, part.name)
+        return TestPart(part.name, part.classes, part.split.take(chosen))
     whole = load(name, seed, image_shape, steps)
     chosen = spread(len(whole.test), samples, whole.name)
     return TestPart(whole.name, whole.classes, whole.test.take(chosen))
+
+
+def _of_path(path: Path, seed: int, image_shape: Shape | None) -> Dataset:
+    if path.is_dir():
+        return class_folders.load(path, seed, image_shape)
+
+    def make() -> Kept:
+        found = class_folders.load(path, seed, image_shape)
+        told = {"name": found.name, "classes": found.classes, "resized": found.resized}
+        arrays: dict[str, np.ndarray] = {}
+        for name in PARTS:
+            arrays |= _arrays(name, getattr(found, name))
+        return Kept(arrays, told)
+
+    kept = of_zip(path, f"all {seed} {image_shape}", make)
+    train, validation, test = (_split(kept, name) for name in PARTS)
+    told = kept.told
+    return Dataset(told["name"], tuple(told["classes"]), train, validation, test, told["resized"])
+
+
+def _test_of_zip(path: Path, seed: int, image_shape: Shape | None) -> TestPart:
+    def make() -> Kept:
+        found = class_folders.load_test(path, seed, image_shape)
+        told = {"name": found.name, "classes": found.classes}
+        return Kept(_arrays("test", found.split), told)
+
+    kept = of_zip(path, f"test {seed} {image_shape}", make)
+    return TestPart(kept.told["name"], tuple(kept.told["classes"]), _split(kept, "test"))
+
+
+def _arrays(name: str, split: Split) -> dict[str, np.ndarray]:
+    return {f"{name}.images": split.images, f"{name}.labels": split.labels_n}
+
+
+def _split(kept: Kept, name: str) -> Split:
+    return Split(kept.arrays[f"{name}.images"], kept.arrays[f"{name}.labels"])

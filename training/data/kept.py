@@ -1,0 +1,83 @@
+"""The decoded images of a zip, kept on disk: sixty thousand files are found and decoded once.
+
+An entry belongs to one path and one way to read it, and holds only as long as size and time of the
+zip are the same. Whatever is wrong with an entry, the zip is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+VERSION = 1
+MAX_BYTES = 1 << 30  # of one entry; larger data is read anew each time
+ENTRY = "entry"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Arrays by name, and what is told of them as plain data."""
+
+    arrays: dict[str, np.ndarray]
+    told: dict[str, Any]
+
+
+def folder() -> Path:
+    """Where entries lie: SPIKEBOTTLENET_CACHE, or the user's cache folder."""
+    own = os.environ.get("SPIKEBOTTLENET_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikebottlenet"
+
+
+def of_zip(path: Path, reading: str, make: Callable[[], Kept]) -> Kept:
+    """What `make` gives for this zip, from an entry where there is one.
+
+    reading: names everything but the file that the result depends on.
+    """
+    status = path.stat()
+    stamp = f"{VERSION} {status.st_size} {status.st_mtime_ns}"
+    name = hashlib.sha256(f"{path.resolve()}\0{reading}".encode()).hexdigest()[:32]
+    entry = folder() / f"{name}.safetensors"
+    found = _read(entry, stamp)
+    if found is None:
+        found = make()
+        if sum(array.nbytes for array in found.arrays.values()) <= MAX_BYTES:
+            _write(entry, stamp, found)
+    return found
+
+
+def _read(entry: Path, stamp: str) -> Kept | None:
+    try:
+        with safe_open(entry, framework="numpy") as file:
+            told = json.loads((file.metadata() or {})[ENTRY])
+            if told.pop("stamp") != stamp:
+                return None
+            return Kept({name: file.get_tensor(name) for name in file.keys()}, told)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
+        logger.debug("%s: not used (%s)", entry, error)
+        return None
+
+
+def _write(entry: Path, stamp: str, kept: Kept) -> None:
+    try:
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=entry.parent) as scratch:
+            whole = Path(scratch) / entry.name
+            save_file(kept.arrays, whole, {ENTRY: json.dumps({**kept.told, "stamp": stamp})})
+            whole.replace(entry)
+    except OSError as error:
+        logger.debug("%s: not kept (%s)", entry, error)
