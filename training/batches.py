@@ -14,8 +14,8 @@ import torch
 from rich.progress import Progress
 
 from training import evaluate
+from training.augmentation import changed
 from training.config import Config
-from training.data.augment import changed
 from training.data.dataset import Dataset
 from training.evaluate import Answers
 from training.model import SplitModel

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from splitcore.errors import ConfigError
+from training.augmentation import changed
 from training.config import Augment, Recipe
-from training.data.augment import augment, changed, cutout_mask, random_crop
+from training.data.augment import augment, cutout_mask, random_crop
 
 
 @pytest.fixture

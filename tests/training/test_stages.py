@@ -322,7 +322,7 @@ with parallel.joined("cpu"):
     learning = [p for p in model.parameters() if p.requires_grad]
     rows = parallel.share(t.np.arange(32))
     batch = Fresh(settings, data, None, "cpu").batch(rows, 0, parallel.noise(0, 0))
-    forward = parallel.averaging(loop._Forward(model))
+    forward = parallel.averaging(loop._Forward(model, 0))
     loop._step(forward, torch.optim.SGD(learning, lr=1.0), batch, settings.recipe)
     if parallel.leads():
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, sys.argv[1] + "/step")

@@ -11,11 +11,11 @@ from rich.progress import Progress
 
 from splitcore.errors import ConfigError
 from training import optimise, parallel
+from training.augmentation import changed
 from training.baselines.split_ann import SplitAnn
 from training.baselines.stored import Stored, as_input
 from training.checkpoint import Checkpoint
 from training.config import Recipe
-from training.data.augment import changed
 from training.data.dataset import Split
 from training.lif import fast_dtype
 

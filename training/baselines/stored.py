@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from training.augmentation import changed
 from training.config import Recipe
-from training.data.augment import changed
 from training.data.dataset import Split
 
 CHUNK = 256  # images at once through the blocks
