@@ -36,9 +36,11 @@ _TAPS = len(NOW_OFFSETS) + len(BEFORE_OFFSETS) + MAX_PHASES - 2
 def fit(code_ntchw: np.ndarray) -> ContextModel:
     """The context model of code spikes (N, T, C, H, W) of training images.
 
-    Samples are taken evenly from the set until MAX_VALUES is reached. Deterministic on one machine;
-    the result is rounded to integers and then travels in the bundle, so that it need not be the
-    same on another. Raises DataError for what are no spikes, or more than MAX_CHANNELS of them.
+    Samples are taken at random, always the same ones, until MAX_VALUES is reached: images may come
+    in the order of their classes, and the few that begin the fit must be like all. Deterministic on
+    one machine; the result is rounded to integers and then travels in the bundle, so that it need
+    not be the same on another. Raises DataError for what are no spikes, or more than MAX_CHANNELS
+    of them.
     """
     code = np.asarray(code_ntchw)
     if code.ndim != 5 or code.size == 0 or code.max() > 1:
@@ -46,6 +48,7 @@ def fit(code_ntchw: np.ndarray) -> ContextModel:
     _, steps, channels, height, width = code.shape
     if channels > MAX_CHANNELS:
         raise DataError(f"context model: {channels} channels, at most {MAX_CHANNELS} are fitted")
+    code = code[np.random.default_rng(0).permutation(len(code))]
     count, now = phases(steps), len(NOW_OFFSETS)
     bias = np.zeros((count, height, width, channels))
     weights = np.zeros((count, _TAPS, channels, channels))
@@ -53,7 +56,7 @@ def fit(code_ntchw: np.ndarray) -> ContextModel:
         own = range(phase, steps if phase == MAX_PHASES - 1 else phase + 1)
         taps = _taps(phase)
         values = (len(taps) * channels + 1) * len(own) * height * width
-        chosen = code[:: math.ceil(len(code) * values / MAX_VALUES)]
+        chosen = code[: max(1, MAX_VALUES // values)]
         design = np.concatenate([_design(chosen, step, taps) for step in own])
         for channel in range(channels):
             # the same place's later channels are the last columns
