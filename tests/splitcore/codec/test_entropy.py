@@ -105,6 +105,16 @@ def test_polish_on_all_samples_is_as_good_as_newton(monkeypatch):
     assert entropy.ideal_bits(code, context_fit.fit(code)) == pytest.approx(whole, rel=1e-3)
 
 
+def test_fit_of_samples_in_the_order_of_their_classes_is_as_good(monkeypatch):
+    monkeypatch.setattr(context_fit, "NEWTON_VALUES", 20_000)
+    rng = np.random.default_rng(3)
+    rates = rng.choice((0.001, 0.5), size=(10, 1, 4, 4, 4, 4))  # each class has its own places
+    code = (rng.random((10, 60, 4, 4, 4, 4)) < rates).astype(np.uint8).reshape(600, 4, 4, 4, 4)
+    mixed = code[rng.permutation(600)]
+    ordered, shuffled = (entropy.ideal_bits(code, context_fit.fit(c)) for c in (code, mixed))
+    assert ordered == pytest.approx(shuffled, rel=0.01)
+
+
 def test_ideal_bits_is_what_the_coder_spends():
     shape = (4, 3, 6, 6)
     known = CodeContext(shape, (0.2,) * 3, random_model(shape, 3))
