@@ -17,7 +17,7 @@ from splitcore.errors import DataError
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
 from training.data import sources
-from training.data.dataset import Dataset, Split, spread
+from training.data.dataset import Dataset
 
 PROBE_SAMPLES = 16
 CODE_SAMPLES = 8192  # training images over which the code's rates and context model are taken
@@ -37,9 +37,9 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
     model, config = found.model(), found.config
     graph, tail = model.lower()
     test = evaluate.answers(model, dataset.test.images)
-    code = evaluate.answers(model, _some(dataset.train, CODE_SAMPLES).images).code_ntchw
+    code = evaluate.answers(model, dataset.train.some(CODE_SAMPLES).images).code_ntchw
     bits = config.model.input_bits
-    probed = _rows(dataset.test, PROBE_SAMPLES)
+    probed = dataset.test.evenly(PROBE_SAMPLES)
     probe = Probe(
         frames_nchw=evaluate.levels(dataset.test.images[probed], bits),
         code_ntchw=test.code_ntchw[probed],
@@ -51,9 +51,9 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
     context_model = context_fit.fit(code) if narrow else None
     rates = tuple(float(rate) for rate in code.mean(axis=(0, 1, 3, 4), dtype=np.float64))
     coding = CodeContext((model.steps, *graph.output_shape), rates, context_model)
-    told = test.code_ntchw[_rows(dataset.test, TOLD_SAMPLES)]
+    told = test.code_ntchw[dataset.test.evenly(TOLD_SAMPLES)]
     payload_bits = 8 * float(np.mean([len(encode_best(each, coding)[1]) for each in told]))
-    layer_rates = evaluate.firing_rates(model, _some(dataset.test, TOLD_SAMPLES).images)
+    layer_rates = evaluate.firing_rates(model, dataset.test.some(TOLD_SAMPLES).images)
 
     def describe(files: dict[str, FileRecord]) -> Manifest:
         return Manifest(
@@ -91,15 +91,6 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
         context_model=context_model,
         card=card.text,
     )
-
-
-def _rows(split: Split, count: int) -> np.ndarray:
-    """So many samples spread over the split: its images may be in the order of their classes."""
-    return spread(len(split), min(count, len(split)), "images")
-
-
-def _some(split: Split, count: int) -> Split:
-    return split.take(_rows(split, count))
 
 
 def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]:

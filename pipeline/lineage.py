@@ -108,7 +108,7 @@ class Runs:
                 model,
                 {layer.name: layer for layer in (*edge.layers, *cloud.graph.layers)},
                 (cloud.weight_kc, cloud.bias_k),
-                self.dataset.train.images[:SETTLED],
+                self.dataset.train.some(SETTLED).images,
                 manifest.name,
             )
         elif config.start is not None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from splitcore.errors import ConfigError
 from training.config import Recipe
 from training.data.augment import augment
+
+CHUNK = 256  # images at once through what is frozen
+
+
+def views(images: np.ndarray, recipe: Recipe) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(view, first row, augmented images) chunk by chunk, for `recipe.frozen_edge_views` views."""
+    for view in range(recipe.frozen_edge_views):
+        noise = np.random.default_rng((recipe.seed, view))
+        for start in range(0, len(images), CHUNK):
+            yield view, start, changed(images[start : start + CHUNK], recipe, noise)
 
 
 def changed(

@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from training import evaluate
-from training.augmentation import changed
+from training import augmentation, evaluate
+from training.augmentation import CHUNK, changed
 from training.config import Config
 from training.data.dataset import Dataset
 from training.evaluate import Answers
 from training.model import SplitModel
 from training.teacher import Teacher
-
-CHUNK = 256  # images at once through a frozen edge
 
 
 @dataclass(frozen=True)
@@ -126,13 +124,10 @@ class Frozen:
 
         self._views = [room(len(train)) for _ in range(views)]
         scores: list[list[torch.Tensor]] = [[] for _ in range(views)]
-        for view, stored in enumerate(self._views):
-            noise = np.random.default_rng((config.recipe.seed, view))
-            for start in range(0, len(train), CHUNK):
-                images = changed(train.images[start : start + CHUNK], config.recipe, noise)
-                run(images, stored, start)
-                if teacher is not None:
-                    scores[view].append(teacher(images))
+        for view, start, images in augmentation.views(train.images, config.recipe):
+            run(images, self._views[view], start)
+            if teacher is not None:
+                scores[view].append(teacher(images))
         self._scores = [torch.cat(parts) for parts in scores] if teacher is not None else None
         self._count, self._validation = len(dataset.validation), room(len(dataset.validation))
         for start in range(0, self._count, CHUNK):

@@ -104,6 +104,21 @@ class Checkpoint:
             generator.set_state(self.tensors[f"random.{name}"])
 
 
+def resumed(path: Path, config: Config, dataset: Dataset, resume: bool) -> Checkpoint | None:
+    """The checkpoint that a run goes on from, if it does; makes the folder for a new one.
+
+    Raises ConfigError where one lies there and is not to be gone on from, or is of another run.
+    """
+    if resume:
+        found = load(path)
+        found.require(config, dataset)
+        return found
+    if path.exists():
+        raise ConfigError(f"{path}: exists; go on with --resume or choose another --out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return None
+
+
 def _is_list(group: dict[str, Any], name: str) -> bool:
     return name != "params" and isinstance(group.get(name), (list, tuple))
 

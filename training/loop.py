@@ -70,14 +70,10 @@ def fit(
     generators = {"order": order}
     path = out / checkpoint.FILE
     done, history = 0, []
-    if resume:
-        found = checkpoint.load(path)
-        found.require(config, dataset)
+    found = checkpoint.resumed(path, config, dataset, resume)
+    if found is not None:
         found.restore(model, optimiser, generators)
         done, history = found.epoch, found.history
-    elif path.exists():
-        raise ConfigError(f"{path}: exists; go on with --resume or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
 
     guide = None if teacher is None else Teacher(teacher, device)
     source: Batches = Fresh(config, dataset, guide, device)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from splitcore.errors import ConfigError, DataError
+from splitcore.errors import DataError
 from splitcore.splits import backbone_named
 from training import checkpoint, evaluate, parallel
 from training.baselines.fit import Epoch, fit
@@ -38,15 +38,8 @@ def fit_ann(
         classes=len(dataset.classes),
     ).to(device)
     path = out / checkpoint.FILE
-    history: list[dict[str, float]] = []
-    found = None
-    if resume:
-        found = checkpoint.load(path)
-        found.require(config, dataset)
-        history = found.history
-    elif path.exists():
-        raise ConfigError(f"{path}: exists; go on with --resume or choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
+    found = checkpoint.resumed(path, config, dataset, resume)
+    history: list[dict[str, float]] = [] if found is None else found.history
 
     def after(epoch: Epoch) -> None:
         scores = Teacher(model, device)(dataset.validation.images)

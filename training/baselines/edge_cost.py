@@ -49,8 +49,7 @@ def edge_layers(model: SplitAnn, image_shape: tuple[int, ...]) -> list[DenseLaye
 
     hooks = [module.register_forward_hook(partial(record, name)) for name, module in _layers(model)]
     try:
-        with torch.no_grad():
-            _walk(model, image_shape)
+        _walk(model, image_shape)
     finally:
         for hook in hooks:
             hook.remove()
@@ -61,8 +60,7 @@ def raw_bits(model: SplitAnn, image_shape: tuple[int, ...]) -> int:
     """Bits of what is sent for one image before anything squeezes it."""
     match model.codec:
         case FeatureCodec():
-            with torch.no_grad():
-                return model.codec.value_bits * _walk(model, image_shape).numel()
+            return model.codec.value_bits * _walk(model, image_shape).numel()
         case JpegUpload():
             return PIXEL_BITS * int(torch.Size(image_shape).numel())
         case None:
@@ -81,6 +79,7 @@ def _layers(model: SplitAnn) -> list[tuple[str, torch.nn.Module]]:
     ]
 
 
+@torch.no_grad()
 def _walk(model: SplitAnn, image_shape: tuple[int, ...]) -> torch.Tensor:
     """An empty image through the edge half: the code, or the scores of a whole network."""
     was_training = model.training

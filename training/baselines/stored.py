@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from training.augmentation import changed
+from training.augmentation import views
 from training.config import Recipe
 from training.data.dataset import Split
-
-CHUNK = 256  # images at once through the blocks
 
 
 def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -32,24 +30,18 @@ class Stored:
     ) -> None:
         """Run the blocks over `recipe.frozen_edge_views` views."""
         self.blocks = len(blocks)
-        views = recipe.frozen_edge_views
-        task = progress.add_task("frozen edge", total=views * len(train)) if progress else None
+        count = recipe.frozen_edge_views
+        task = progress.add_task("frozen edge", total=count * len(train)) if progress else None
         was_training = blocks.training
         blocks.eval()
-        found = []
-        for view in range(views):
-            noise = np.random.default_rng((recipe.seed, view))
-            parts = []
-            for start in range(0, len(train), CHUNK):
-                chunk = train.images[start : start + CHUNK]
-                images = changed(chunk, recipe, noise)
-                with torch.no_grad():
-                    parts.append(blocks(as_input(images, device)).half().cpu())
-                if progress is not None and task is not None:
-                    progress.update(task, advance=len(images))
-            found.append(torch.cat(parts))
+        found: list[list[torch.Tensor]] = [[] for _ in range(count)]
+        for view, _, images in views(train.images, recipe):
+            with torch.no_grad():
+                found[view].append(blocks(as_input(images, device)).half().cpu())
+            if progress is not None and task is not None:
+                progress.update(task, advance=len(images))
         blocks.train(was_training)
-        self._views, self._device = found, device
+        self._views, self._device = [torch.cat(parts) for parts in found], device
 
     def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
         """Features of these images; each epoch looks at the next view."""

@@ -64,7 +64,7 @@ def study(
         rows.append(_row(name, "all_cloud", upload, dataset, header_bits_not_charged=header))
 
     features = _channels_behind(whole.cut_at(cut, None).edge, shape)
-    calibration = as_input(dataset.train.images[:CALIBRATION], torch.device("cpu"))
+    calibration = as_input(dataset.train.some(CALIBRATION).images, torch.device("cpu"))
     device = whole.readout.weight.device
     stored = None
     if config.recipe.frozen_edge_views:

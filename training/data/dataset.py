@@ -39,6 +39,14 @@ class Split:
         """The samples at these indices."""
         return Split(self.images[indices], self.labels_n[indices])
 
+    def evenly(self, count: int) -> np.ndarray:
+        """Indices of up to `count` samples, spread over all: they may lie in order of class."""
+        return spread(len(self), min(count, len(self)), "images")
+
+    def some(self, count: int) -> Split:
+        """Those samples."""
+        return self.take(self.evenly(count))
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
