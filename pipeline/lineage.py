@@ -84,6 +84,7 @@ class Runs:
                 config,
                 self.dataset,
                 out,
+                begin=partial(self._begin, config, bundle),
                 resume=resume,
                 device=self.device,
                 progress=self.progress,
@@ -99,8 +100,9 @@ class Runs:
             progress=self.progress,
         ).model
 
-    def _begin(self, config: Config, bundle: Bundle | None, model: SplitModel) -> None:
+    def _begin(self, config: Config, bundle: Bundle | None, model: SplitModel | SplitAnn) -> None:
         if bundle is not None:
+            assert isinstance(model, SplitModel)
             manifest = bundle.manifest
             edge = netx_file.load(bundle.edge_path, manifest.input_bits or None)
             cloud = tail.load(bundle.cloud_path)

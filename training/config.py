@@ -204,6 +204,11 @@ def _check(config: Config, where: str) -> None:
     for wrong, field, text in (
         (config.model.neuron == "relu" and neck, "bottleneck", "an ANN (neuron: relu) is not cut"),
         (
+            config.model.neuron == "relu" and config.teacher,
+            "teacher",
+            "an ANN (neuron: relu) learns from labels alone",
+        ),
+        (
             bool(recipe.crop_epochs) != bool(recipe.augment.crop),
             "recipe.augment.crop",
             "crop and crop_epochs need each other",

@@ -1,9 +1,10 @@
 """Begin a run with the weights of another: block by block, wherever either of them is cut.
 
-A spiking run passes its blocks on as they are, its encoder and decoder where they fit. An ANN
-passes on its convs and norms. Its ReLU answers to any positive drive and a spike only to one above
-the threshold, so each layer's gains and shifts are divided by the drive that a quarter of its
-neurons would exceed if drives were normal: then a quarter of them fires from the start.
+A spiking run passes its blocks on as they are, its encoder and decoder where they fit; an ANN passes
+all it has to another ANN, its convs and norms to a spiking run. Its ReLU answers to any positive
+drive and a spike only to one above the threshold, so each layer's gains and shifts are divided by
+the drive that a quarter of its neurons would exceed if drives were normal: then a quarter of them
+fires from the start.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ FIRING = 0.25  # share of neurons above the threshold when an ANN's weights arri
 LEAST_SCALE = 0.05
 
 
-def begin(model: SplitModel, parent: SplitModel | SplitAnn, name: str) -> None:
+def begin(model: SplitModel | SplitAnn, parent: SplitModel | SplitAnn, name: str) -> None:
     """Copy the parent's weights. Raises ConfigError where the backbones are not of one shape."""
     try:
-        if isinstance(parent, SplitAnn):
-            _from_ann(model, parent)
-        else:
-            _from_spiking(model, parent)
+        match model, parent:
+            case SplitModel(), SplitAnn():
+                _from_ann(model, parent)
+            case SplitModel(), SplitModel():
+                _from_spiking(model, parent)
+            case SplitAnn(), SplitAnn():
+                model.load_state_dict(parent.state_dict())
+            case _:
+                raise ValueError("it is spiking, and this one is not")
         model.readout.load_state_dict(parent.readout.state_dict())
     except (RuntimeError, ValueError) as error:
         first = " ".join(str(error).split())[:200]

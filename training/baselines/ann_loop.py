@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,11 +23,15 @@ def fit_ann(
     dataset: Dataset,
     out: Path,
     *,
+    begin: Callable[[SplitAnn], None] | None = None,
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> SplitAnn:
-    """Train the ANN of a config (neuron: relu) into the folder `out`."""
+    """Train the ANN of a config (neuron: relu) into the folder `out`.
+
+    begin: gives the new model the weights of `config.start`.
+    """
     shape = dataset.image_shape
     if len(shape) != 3:
         raise DataError(f"{config.name}: an ANN takes images (C, H, W), got {shape}")
@@ -37,6 +42,8 @@ def fit_ann(
         image_shape=shape,
         classes=len(dataset.classes),
     ).to(device)
+    if begin is not None:
+        begin(model)
     path = out / checkpoint.FILE
     found = checkpoint.resumed(path, config, dataset, resume)
     history: list[dict[str, float]] = [] if found is None else found.history
