@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.bench import load, serve
@@ -40,8 +41,11 @@ def test_bench_serve_measures_both_sides_without_errors(bundle, monkeypatch):
 @pytest.fixture(scope="module")
 def pool(bundle, tmp_path_factory) -> Path:
     codes = random_code(100)
-    payloads = [(Bitmap.id, pack(code)) for code in codes]
-    labels = counted_scores(codes).argmax(axis=1).tolist()
+    distinct = [(Bitmap.id, pack(code)) for code in codes]
+    labels_n = counted_scores(codes).argmax(axis=1)
+    # As many as the bench has: of fewer, some come from the server's memory and overtake the rest.
+    payloads = [distinct[place % len(codes)] for place in range(serve.POOL)]
+    labels = np.resize(labels_n, serve.POOL).tolist()
     path = tmp_path_factory.mktemp("pool") / "pool.npz"
     load.Pool.of(payloads, labels, bytes.fromhex(bundle.digest)).save(path)
     return path
