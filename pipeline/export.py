@@ -47,8 +47,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
         labels_n=dataset.test.labels_n[probed],
     )
 
-    narrow = graph.output_shape[0] <= context_fit.MAX_CHANNELS
-    context_model = context_fit.fit(code) if narrow else None
+    context_model = context_fit.fit(code)
     rates = tuple(float(rate) for rate in code.mean(axis=(0, 1, 3, 4), dtype=np.float64))
     coding = CodeContext((model.steps, *graph.output_shape), rates, context_model)
     told = test.code_ntchw[dataset.test.evenly(TOLD_SAMPLES)]

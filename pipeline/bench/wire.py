@@ -96,9 +96,10 @@ def codes(bundle: Bundle, data: str | None, samples: int) -> tuple[str, np.ndarr
 
 def measure_codes(code_ntchw: np.ndarray, manifest: Manifest, known: CodeContext) -> dict[str, Any]:
     """Every usable codec, the choice among them and the entropies, on these code spikes."""
-    bounds = entropy.entropies(code_ntchw)
-    if code_ntchw.shape[2] <= context_fit.MAX_CHANNELS:
-        bounds["trained"] = entropy.trained_entropy(code_ntchw)
+    bounds = {
+        **entropy.entropies(code_ntchw),
+        "trained": entropy.trained_entropy(code_ntchw),
+    }
     best_model = min(bounds, key=lambda name: bounds[name])
     sizes = {
         "entropy_bits_mean": bounds[best_model],

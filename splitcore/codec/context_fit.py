@@ -25,8 +25,9 @@ from splitcore.errors import DataError
 PRIOR_WIDTH = 2.0  # log-odds; of the weights
 NEURON_WIDTH = 1.0  # log-odds; of a neuron's bias around its channel's
 MAX_VALUES = 24_000_000  # of one design matrix in float32; more samples than fit are left out
+OWN_VALUES = 2_000_000  # of that of a channel that sees itself alone
 NEWTON_VALUES = 4_000_000  # of its part on which whole Hessians are taken
-MAX_CHANNELS = 64  # of a code; every channel sees all others, so the cost grows with the cube
+MAX_MIXED = 64  # channels that see each other: that cost grows with their cube
 MAX_STEPS = 30  # of either kind; half of them are rarely needed
 LARGE_STEP = 4.0  # log-odds; Newton overshoots on rates near 0 and 1
 SMALL_GAIN = 1e-3  # nats a sample: what is left to gain is not worth a step
@@ -36,19 +37,31 @@ _TAPS = len(NOW_OFFSETS) + len(BEFORE_OFFSETS) + MAX_PHASES - 2
 def fit(code_ntchw: np.ndarray) -> ContextModel:
     """The context model of code spikes (N, T, C, H, W) of training images.
 
-    Samples are taken at random, always the same ones, until MAX_VALUES is reached: images may come
-    in the order of their classes, and the few that begin the fit must be like all. Deterministic on
-    one machine; the result is rounded to integers and then travels in the bundle, so that it need
-    not be the same on another. Raises DataError for what are no spikes, or more than MAX_CHANNELS
-    of them.
+    Channels see each other up to MAX_MIXED of them, in wider codes each sees itself alone. Samples
+    are taken at random, always the same ones, until a limit is reached: images may come in the
+    order of their classes, and the few that begin the fit must be like all. Deterministic on one
+    machine; the result is rounded to integers and then travels in the bundle, so that it need not
+    be the same on another. Raises DataError for what are no spikes.
     """
     code = np.asarray(code_ntchw)
     if code.ndim != 5 or code.size == 0 or code.max() > 1:
         raise DataError(f"context model: expected spikes (N, T, C, H, W), got {code.shape}")
-    _, steps, channels, height, width = code.shape
-    if channels > MAX_CHANNELS:
-        raise DataError(f"context model: {channels} channels, at most {MAX_CHANNELS} are fitted")
     code = code[np.random.default_rng(0).permutation(len(code))]
+    _, steps, channels, height, width = code.shape
+    if channels <= MAX_MIXED:
+        return _fit(code, MAX_VALUES)
+    alone = [_fit(code[:, :, channel : channel + 1], OWN_VALUES) for channel in range(channels)]
+    return ContextModel(
+        (steps, channels, height, width),
+        np.concatenate([model.bias_phwc for model in alone], axis=3),
+        np.concatenate([model.now_pkcc for model in alone], axis=2),
+        np.concatenate([model.before_pkcc for model in alone], axis=2),
+        np.concatenate([model.older_pkcc for model in alone], axis=2),
+    )
+
+
+def _fit(code: np.ndarray, most_values: int) -> ContextModel:
+    _, steps, channels, height, width = code.shape
     count, now = phases(steps), len(NOW_OFFSETS)
     bias = np.zeros((count, height, width, channels))
     weights = np.zeros((count, _TAPS, channels, channels))
@@ -56,7 +69,7 @@ def fit(code_ntchw: np.ndarray) -> ContextModel:
         own = range(phase, steps if phase == MAX_PHASES - 1 else phase + 1)
         taps = _taps(phase)
         values = (len(taps) * channels + 1) * len(own) * height * width
-        chosen = code[: max(1, MAX_VALUES // values)]
+        chosen = code[: max(1, most_values // values)]
         design = np.concatenate([_design(chosen, step, taps) for step in own])
         for channel in range(channels):
             # the same place's later channels are the last columns

@@ -8,9 +8,11 @@ a spike, in 256ths, is a bias plus one weight for each spike among
     before   one step ago: the 3 × 3 places around (all channels)
     older    two and three steps ago: the same place (all channels)
 
-Each of the first steps has weights of its own (its "phase": 0, 1, 2, 3 and later), and a bias for
-each neuron. P(spike) = 1 / (1 + exp(-log-odds)), in whole 65536ths from a table that is computed in
-decimal arithmetic, so that no machine's exp can make two sides disagree.
+In a model of wide codes each channel sees itself alone there: its weights then grow with the
+channels and not with their square. Each of the first steps has weights of its own (its "phase": 0,
+1, 2, 3 and later), and a bias for each neuron. P(spike) = 1 / (1 + exp(-log-odds)), in whole
+65536ths from a table that is computed in decimal arithmetic, so that no machine's exp can make two
+sides disagree.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ class ContextModel:
     """Weights as int16 (phase, tap, source channel, coded channel); bias_phwc for each neuron.
 
     shape: (T, C, H, W) of the code. P = phases(T).
-    bias_phwc (P, H, W, C), now_pkcc (P, 5, C, C), before_pkcc (P, 9, C, C) and
-    older_pkcc (P, 2, C, C).
+    bias_phwc (P, H, W, C), now_pkcc (P, 5, C, S), before_pkcc (P, 9, C, S) and
+    older_pkcc (P, 2, C, S); S is C, or 1 where a channel's spikes speak for itself alone.
     """
 
     shape: SpikeShape
@@ -63,11 +65,12 @@ class ContextModel:
                 f"context model: expected at most {MAX_CHANNELS} channels, got {channels}"
             )
         count = phases(steps)
+        spoken_for = 1 if self.now_pkcc.shape[-1:] == (1,) else channels
         expected = {
             "bias_phwc": (count, height, width, channels),
-            "now_pkcc": (count, len(NOW_OFFSETS), channels, channels),
-            "before_pkcc": (count, len(BEFORE_OFFSETS), channels, channels),
-            "older_pkcc": (count, MAX_PHASES - 2, channels, channels),
+            "now_pkcc": (count, len(NOW_OFFSETS), channels, spoken_for),
+            "before_pkcc": (count, len(BEFORE_OFFSETS), channels, spoken_for),
+            "older_pkcc": (count, MAX_PHASES - 2, channels, spoken_for),
         }
         for name, shape in expected.items():
             array = np.asarray(getattr(self, name))

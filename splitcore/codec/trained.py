@@ -94,32 +94,35 @@ def _begin(spikes, t, bias, before, older, odds):
                         # the source is at (tap // 3 - 1, tap % 3 - 1) as the target sees it
                         ty, tx = y + 1 - tap // 3, x + 1 - tap % 3
                         if 0 <= ty < height and 0 <= tx < width:
-                            for c in range(channels):
-                                odds[ty, tx, c] += before[phase, tap, source, c]
+                            _speak(odds, ty, tx, before, phase, tap, source)
                 for lag in range(2, min(phase, 3) + 1):
                     if spikes[t - lag, y, x, source]:
-                        for c in range(channels):
-                            odds[y, x, c] += older[phase, lag - 2, source, c]
+                        _speak(odds, y, x, older, phase, lag - 2, source)
+
+
+@numba.njit(cache=True)
+def _speak(odds, y, x, weights, phase, tap, source):
+    """Add a spike's weights to the log-odds of all channels at a place, or of its own alone."""
+    spoken_for = weights.shape[3]
+    first = source if spoken_for == 1 else 0
+    for k in range(spoken_for):
+        odds[y, x, first + k] += weights[phase, tap, source, k]
 
 
 @numba.njit(cache=True)
 def _spread(odds, now, phase, y, x, source):
     """Add what a spike of this step says about the places still to be coded."""
-    height, width, channels = odds.shape
-    for c in range(source + 1, channels):
+    height, width, _ = odds.shape
+    for c in range(source + 1, now.shape[3]):
         odds[y, x, c] += now[phase, 4, source, c]
     if x + 1 < width:
-        for c in range(channels):
-            odds[y, x + 1, c] += now[phase, 0, source, c]
+        _speak(odds, y, x + 1, now, phase, 0, source)
     if y + 1 < height:
         if x + 1 < width:
-            for c in range(channels):
-                odds[y + 1, x + 1, c] += now[phase, 1, source, c]
-        for c in range(channels):
-            odds[y + 1, x, c] += now[phase, 2, source, c]
+            _speak(odds, y + 1, x + 1, now, phase, 1, source)
+        _speak(odds, y + 1, x, now, phase, 2, source)
         if x > 0:
-            for c in range(channels):
-                odds[y + 1, x - 1, c] += now[phase, 3, source, c]
+            _speak(odds, y + 1, x - 1, now, phase, 3, source)
 
 
 @numba.njit(cache=True)

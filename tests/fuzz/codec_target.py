@@ -25,7 +25,7 @@ def _case(choice: int) -> tuple[Any, Any, Any]:
     codecs = registry.codecs()
     choice, codec = divmod(choice, len(codecs))
     steps, shape = divmod(choice, len(SHAPES))
-    known = context(SHAPES[shape], seed=1, spread=1500)
+    known = context(SHAPES[shape], seed=1, spread=1500, alone=steps % 2 == 1)
     return codecs[codec], known, spikes(known.shape, 0.3, 2)[: steps % known.shape[0]]
 
 

@@ -89,15 +89,6 @@ def test_measure_codes_silent_code_has_no_ratio(bundle):
     assert found["bundle_model_bits_mean"] is None
 
 
-def test_measure_codes_wider_than_a_context_model_is_held_against_the_counted_ones(bundle):
-    channels = context_fit.MAX_CHANNELS + 1
-    code = (np.random.default_rng(0).random((3, 4, channels, 2, 2)) < 0.2).astype(np.uint8)
-    manifest = bundle.manifest.model_copy(update={"code_shape": (channels, 2, 2)})
-    row = wire.measure_codes(code, manifest, CodeContext(code.shape[1:], (0.2,) * channels, None))
-    assert "trained" not in row["entropy_bits_by_model"]
-    assert row["chosen"]["ratio_to_entropy"] > 1
-
-
 def test_run_measures_each_bundle_and_is_json(bundle, monkeypatch):
     monkeypatch.setattr(wire, "SPEED_SAMPLES", 2)
     asked = []

@@ -10,8 +10,13 @@ from splitcore.codec.context_model import ContextModel, phases
 from splitcore.spikes import SpikeShape
 
 
-def random_model(shape: SpikeShape, seed: int, spread: int = 300) -> ContextModel:
-    """A model whose log-odds are drawn; spread 32767 draws from all that a file can hold."""
+def random_model(
+    shape: SpikeShape, seed: int, spread: int = 300, alone: bool = False
+) -> ContextModel:
+    """A model whose log-odds are drawn; spread 32767 draws from all that a file can hold.
+
+    alone: each channel sees itself alone, as in models of wide codes.
+    """
     rng = np.random.default_rng(seed)
     steps, channels, height, width = shape
     count = phases(steps)
@@ -22,15 +27,15 @@ def random_model(shape: SpikeShape, seed: int, spread: int = 300) -> ContextMode
     return ContextModel(
         shape,
         drawn(count, height, width, channels),
-        drawn(count, 5, channels, channels),
-        drawn(count, 9, channels, channels),
-        drawn(count, 2, channels, channels),
+        *(drawn(count, taps, channels, 1 if alone else channels) for taps in (5, 9, 2)),
     )
 
 
-def context(shape: SpikeShape, seed: int = 0, rate: float = 0.2, spread: int = 300) -> CodeContext:
+def context(
+    shape: SpikeShape, seed: int = 0, rate: float = 0.2, spread: int = 300, alone: bool = False
+) -> CodeContext:
     """A context with a random model and the same rate in every channel."""
-    return CodeContext(shape, (rate,) * shape[1], random_model(shape, seed, spread))
+    return CodeContext(shape, (rate,) * shape[1], random_model(shape, seed, spread, alone))
 
 
 def spikes(shape: SpikeShape, rate: float, seed: int) -> np.ndarray:

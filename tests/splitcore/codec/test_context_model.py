@@ -85,11 +85,12 @@ def test_probability_table_ignores_the_callers_decimal_precision():
     np.testing.assert_array_equal(again, expected)
 
 
-def test_trained_codec_is_the_documented_equation():
+@pytest.mark.parametrize("alone", [False, True])
+def test_trained_codec_is_the_documented_equation(alone):
     """The length of each step's payload against the module's own words in plain Python."""
-    shape = (6, 2, 4, 5)
-    model = random_model(shape, 9, spread=250)
-    known = CodeContext(shape, (0.3, 0.3), model)
+    shape = (6, 3, 4, 5)
+    model = random_model(shape, 9, spread=250, alone=alone)
+    known = CodeContext(shape, (0.3,) * 3, model)
     sent = spikes(shape, 0.3, 4)
     for step in range(len(sent)):
         expected = bits_of_step(sent, step, model)
@@ -104,7 +105,7 @@ def test_trained_codec_is_the_documented_equation():
 
 def bits_of_step(sent: np.ndarray, t: int, model: context_model.ContextModel) -> float:
     _, channels, height, width = sent.shape
-    phase = min(t, 3)
+    phase, alone = min(t, 3), model.now_pkcc.shape[3] == 1
 
     def at(t, c, y, x):
         inside = 0 <= y < height and 0 <= x < width and t >= 0
@@ -113,15 +114,16 @@ def bits_of_step(sent: np.ndarray, t: int, model: context_model.ContextModel) ->
     bits = 0.0
     for y, x, c in np.ndindex(height, width, channels):
         odds = int(model.bias_phwc[phase, y, x, c])
-        for source in range(channels):
+        for source in [c] if alone else range(channels):
+            to = 0 if alone else c
             for tap, (dy, dx) in enumerate(context_model.NOW_OFFSETS):
                 if tap < 4 or source < c:
-                    odds += at(t, source, y + dy, x + dx) * model.now_pkcc[phase, tap, source, c]
+                    odds += at(t, source, y + dy, x + dx) * model.now_pkcc[phase, tap, source, to]
             for tap, (dy, dx) in enumerate(context_model.BEFORE_OFFSETS):
                 seen = at(t - 1, source, y + dy, x + dx)
-                odds += seen * model.before_pkcc[phase, tap, source, c]
+                odds += seen * model.before_pkcc[phase, tap, source, to]
             for lag in range(2, phase + 1):
-                odds += at(t - lag, source, y, x) * model.older_pkcc[phase, lag - 2, source, c]
+                odds += at(t - lag, source, y, x) * model.older_pkcc[phase, lag - 2, source, to]
         p = 1 / (1 + np.exp(-odds / 256))
         bits -= np.log2(p if sent[t, c, y, x] else 1 - p)
     return bits

@@ -91,6 +91,15 @@ def test_fit_weights_of_taps_that_are_not_known_are_zero():
     assert before[1:].any()
 
 
+def test_fit_of_a_wide_code_lets_each_channel_see_itself_alone(monkeypatch):
+    truth = 32 * (1 + 3 * h(1 / 8))
+    monkeypatch.setattr(context_fit, "MAX_MIXED", 1)
+    model = context_fit.fit(persisting(600, seed=1))
+    assert model.before_pkcc.shape == (4, 9, 2, 1)
+    assert not model.now_pkcc[:, 4].any()
+    assert entropy.ideal_bits(persisting(200, seed=2), model) < 1.05 * truth
+
+
 def test_fit_largest_sets_are_thinned_evenly(monkeypatch):
     monkeypatch.setattr(context_fit, "MAX_VALUES", 200_000)
     truth = 32 * (1 + 3 * h(1 / 8))

@@ -18,9 +18,16 @@ quick = settings(max_examples=60, deadline=None)
 
 @every_codec
 @quick
-@given(shape=shapes, said=rates, true=rates, seed=seeds, spread=st.sampled_from([0, 300, 32767]))
-def test_codec_any_spikes_come_back(codec, shape, said, true, seed, spread):
-    known = context(shape, seed, said, spread)
+@given(
+    shape=shapes,
+    said=rates,
+    true=rates,
+    seed=seeds,
+    spread=st.sampled_from([0, 300, 32767]),
+    alone=st.booleans(),
+)
+def test_codec_any_spikes_come_back(codec, shape, said, true, seed, spread, alone):
+    known = context(shape, seed, said, spread, alone)
     sent = spikes(shape, true, seed)
     payload = registry.encode(codec, sent, known)
     np.testing.assert_array_equal(registry.decode(codec.id, payload, known), sent)
@@ -28,9 +35,9 @@ def test_codec_any_spikes_come_back(codec, shape, said, true, seed, spread):
 
 @every_codec
 @quick
-@given(shape=shapes, rate=rates, seed=seeds, cut=st.integers(0, 5))
-def test_codec_stream_of_steps_comes_back(codec, shape, rate, seed, cut):
-    known = context(shape, seed)
+@given(shape=shapes, rate=rates, seed=seeds, cut=st.integers(0, 5), alone=st.booleans())
+def test_codec_stream_of_steps_comes_back(codec, shape, rate, seed, cut, alone):
+    known = context(shape, seed, alone=alone)
     sent = spikes(shape, rate, seed)
     got = sent[:0]
     places = sorted({0, min(cut, shape[0]), *range(cut, shape[0]), shape[0]})
