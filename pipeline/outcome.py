@@ -29,11 +29,13 @@ from splitcore.codec import context
 from splitcore.codec.registry import codec_with_id, encode_best
 from splitcore.splits import ENCODER
 from splitcore.tail import Tail
+from training.data.dataset import spread
 
 if TYPE_CHECKING:
     from pipeline.edge import EdgeRun
 
 TIMED = 64  # samples over which a host time is averaged
+JPEG_SAMPLES = 1000  # images whose size as JPEG is averaged
 JPEG_QUALITY = 75
 
 
@@ -98,17 +100,17 @@ def beyond_the_cut(
     """What the planner needs beside the split itself: the cloud half, times, and the image's size.
 
     encode_us and cloud_us are measured on this host. The cloud half's energy is what its spiking
-    layers would take on the edge, modelled from counts of the first samples, without its readout.
+    layers would take on the edge, modelled from counts of some samples, without its readout.
     """
-    code = done.code_ntchw
-    spikes = reference.run(cloud.graph, code[:TIMED]).spikes
-    counts = count(cloud.graph, code[:TIMED], spikes)
+    code = done.code_ntchw[spread(len(test), min(TIMED, len(test)), test.data)]
+    spikes = reference.run(cloud.graph, code).spikes
+    counts = count(cloud.graph, code, spikes)
     steps = bundle.manifest.steps
-    events = np.count_nonzero(code[:TIMED], axis=(1, 2, 3, 4))
+    events = np.count_nonzero(code, axis=(1, 2, 3, 4))
     coding = context.of_bundle(bundle)
     encode_best(code[0], coding)  # compilation is not what an image costs
     started = time.perf_counter()
-    chosen = [encode_best(each, coding)[0] for each in code[:TIMED]]
+    chosen = [encode_best(each, coding)[0] for each in code]
     encode_us = (time.perf_counter() - started) / len(chosen) * 1e6
     usual = max(set(chosen), key=chosen.count)
     found = {
@@ -122,7 +124,8 @@ def beyond_the_cut(
         "codec": codec_with_id(usual).name,
     }
     if bundle.manifest.input_bits and test.images.ndim == 4 and test.images.shape[1] in (1, 3):
-        found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(i) for i in test.images[:TIMED]]))
+        sent = test.images[spread(len(test), min(JPEG_SAMPLES, len(test)), test.data)]
+        found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(image) for image in sent]))
     return found
 
 

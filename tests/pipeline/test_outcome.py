@@ -66,3 +66,11 @@ def test_outcome_of_a_run_with_one_flipped_spike_says_so(finished):
     damaged = EdgeRun(wrong, done.counts, done.answers)
     found = outcome.outcome(bundle, test, damaged, [profile.load("loihi1")])
     assert found["mismatched_spikes"] == 1
+
+
+def test_sizes_as_jpeg_are_of_images_spread_over_all(finished, monkeypatch):
+    monkeypatch.setattr(outcome, "JPEG_SAMPLES", 2)
+    monkeypatch.setattr(outcome, "_jpeg_bytes", lambda image: int(image.sum()))
+    found = outcome.outcome(*finished, [profile.load("loihi1")])
+    first, middle = finished[1].images[[0, SAMPLES // 2]]
+    assert found["details"]["input_bytes_mean"] == (int(first.sum()) + int(middle.sum())) / 2
