@@ -16,10 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from training import tiling
+
 try:
-    from training import depthwise, kernels
+    from training import depthwise, floats, kernels
 except ImportError:  # no numba
-    depthwise = kernels = None
+    depthwise = floats = kernels = None
 
 Pair = tuple[int, int]
 
@@ -50,7 +52,7 @@ def _trusted() -> bool:
 
     Without VNNI oneDNN adds pairs of products in 16 bits, which extreme values overflow.
     """
-    if kernels is None or not kernels.native_byte_products():
+    if floats is None or not floats.native_byte_products():
         return False
     draw = torch.Generator().manual_seed(0)
     events = torch.randint(0, 256, (2, 40, 7, 7), generator=draw, dtype=torch.uint8)
@@ -76,7 +78,7 @@ class _ByteConv(torch.autograd.Function):
         assert kernels is not None
         ctx.save_for_backward(events, weight)
         ctx.geometry, ctx.gradient = (stride, padding), gradient
-        levels = kernels.to_bytes(kernels.channels_last(events))
+        levels = kernels.to_bytes(tiling.channels_last(events))
         half = (weight * 0.5).to(torch.int8)
         return _byte_sums(levels, half, stride, padding, events.dtype)
 
@@ -113,7 +115,7 @@ def byte_conv(
     events: whole numbers 0 … 255; weight OIHW: even integers −256 … 254. Float32 sums are exact.
     gradient: the dtype that the gradient is convolved in; that of the events where it is None.
     """
-    compiled = kernels is not None and kernels.supports(events)
+    compiled = kernels is not None and tiling.supports(events)
     if compiled and groups == 1 and _trusted():
         sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype)
         assert sums is not None

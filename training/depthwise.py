@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from training.kernels import channels_last, each, flat, load, store
+from training.floats import load, store
+from training.tiling import channels_last, each, flat
 
 SAMPLES = 4  # in a task
 

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from splitcore.graph import DECAY_UNITY
+from training import tiling
 
 try:
-    from training import kernels
+    from training import floats, kernels
 except ImportError:  # no numba: torch does the same, slower
-    kernels = None
+    floats = kernels = None
 
 # SLAYER's own multipliers of tau_grad and scale_grad (slayer/neuron/cuba.py).
 TAU_RHO_MULT, SCALE_RHO_MULT = 100, 0.1
@@ -35,7 +36,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
-        fast = device.type == "cpu" and kernels is not None and kernels.native_bfloat16()
+        fast = device.type == "cpu" and floats is not None and floats.native_bfloat16()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -129,7 +130,7 @@ class _FusedLif(torch.autograd.Function):
     ):
         assert kernels is not None
         dtype = tensors[0].dtype
-        sums = [kernels.channels_last(x.to(dtype)) for x in tensors[:convs]]
+        sums = [tiling.channels_last(x.to(dtype)) for x in tensors[:convs]]
         gains, epsilons, guesses = (tensors[start::3] for start in range(convs, convs + 3))
         means, variances, roots, scales = [], [], [], [torch.ones_like(bias)] * convs
         drive_bias = bias.detach().float()
@@ -144,7 +145,7 @@ class _FusedLif(torch.autograd.Function):
                 scales.append(gain.detach() * root)
                 drive_bias = drive_bias - scales[-1] * mean
         if extra is not None:
-            extra = kernels.channels_last(extra.to(dtype))
+            extra = tiling.channels_last(extra.to(dtype))
         layer = kernels.Layer(
             sums,
             scales,
@@ -177,7 +178,7 @@ class _FusedLif(torch.autograd.Function):
         if grad_spikes is None:
             grad_spikes = torch.zeros_like(sums[0])
         grad, reduced = ctx.layer.backward(
-            kernels.channels_last(grad_spikes.to(sums[0].dtype)),
+            tiling.channels_last(grad_spikes.to(sums[0].dtype)),
             0.0 if grad_rate is None else float(grad_rate) / grad_spikes.numel(),
             tau=p.tau,
             scale=p.scale,
@@ -219,7 +220,7 @@ def normed_lif(
     whole sums below 2^24 the spikes are exact.
     """
     sums = list(sums)
-    if kernels is not None and len(sums) <= kernels.MOST_CONVS and kernels.supports(sums[0]):
+    if kernels is not None and len(sums) <= kernels.MOST_CONVS and tiling.supports(sums[0]):
         vectors = [v for norm in norms for v in (norm.gain, norm.epsilon, norm.guess)]
         outputs = _FusedLif.apply(
             parameters, steps, float(identity), bias, extra, len(sums), *sums, *vectors

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training import kernels
+from training import tiling
 from training.depthwise import depthwise_conv
 
 SHAPES = [  # samples, channels, height, width, stride, kernel
@@ -69,4 +69,4 @@ def test_a_transposed_layout_is_taken_too() -> None:
     events, weight = _case((2, 4, 5, 5, 1, 3), torch.float32)
     plain = events.detach().contiguous().requires_grad_()
     assert torch.equal(depthwise_conv(plain, weight, 1, 1), depthwise_conv(events, weight, 1, 1))
-    assert kernels.supports(plain)
+    assert tiling.supports(plain)

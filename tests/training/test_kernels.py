@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import kernels, lif
+from training import floats, kernels, lif, tiling
 from training.lif import BatchNorm, LifParameters
 
 REAL = LifParameters(threshold=1.0, voltage_decay=1024, tau=0.5, scale=1.0)
@@ -117,7 +117,7 @@ def test_whole_state_beyond_float32_stays_exact(monkeypatch: pytest.MonkeyPatch)
 
 def test_exponential_is_within_two_units_in_the_last_place() -> None:
     x = np.linspace(-86.9, 0, 5001, dtype=np.float32)
-    found = np.array([kernels.exponential(value) for value in x])
+    found = np.array([floats.exponential(value) for value in x])
     want = np.exp(x.astype(np.float64))
     assert np.abs(found - want).max() <= 2 * np.spacing(np.float32(1))
     assert (np.abs(found - want) <= 2 * np.spacing(want.astype(np.float32))).all()
@@ -154,7 +154,7 @@ def test_kernels_work_in_a_forked_child() -> None:
     queue = context.Queue()
     try:
         torch.set_num_threads(2)
-        kernels.each(2, lambda _task: None)  # the pool's threads exist in the parent alone
+        tiling.each(2, lambda _task: None)  # the pool's threads exist in the parent alone
         child = context.Process(target=_child, args=(queue,), daemon=True)
         child.start()
         assert queue.get(timeout=60) == 6
@@ -165,5 +165,5 @@ def test_kernels_work_in_a_forked_child() -> None:
 
 def _child(queue) -> None:
     done = []
-    kernels.each(3, lambda task: done.append(task + 1))
+    tiling.each(3, lambda task: done.append(task + 1))
     queue.put(sum(done))
