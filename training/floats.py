@@ -2,7 +2,8 @@
 such numbers this processor multiplies itself.
 
 bfloat16 travels as its bits in uint16. Only the exponential may fuse multiplications with
-additions; no spike depends on it.
+additions; no spike depends on it. numba renews its cache on disk when a kernel's own file changes:
+after a change here, delete what it keeps of the kernels that use this file.
 """
 
 # numba's decorators change signatures in ways that types cannot follow.
