@@ -129,21 +129,10 @@ def raster(spikes_tchw: np.ndarray) -> go.Figure:
 def rates(layers: Sequence[LayerRecord], steps: int) -> go.Figure:
     """Firing rate a layer, in per cent of neurons a step."""
     values = [100 * layer.rate for layer in layers]
-    figure = go.Figure(
-        go.Bar(
-            y=[plain(layer.name) for layer in layers],
-            x=values,
-            orientation="h",
-            marker=bar_style(0),
-            text=[f"{value:.2f} %" for value in values],
-            textposition="outside",
-            cliponaxis=False,
-            hovertemplate="%{y}: %{x:.3f} %<extra></extra>",
-        )
-    )
+    texts = [f"{value:.2f} %" for value in values]
+    figure = _bars([plain(layer.name) for layer in layers], values, texts, "%{x:.3f} %", colour=0)
     styled(figure, 90 + 30 * len(layers))
     figure.update_layout(margin={"t": 10, "r": 80})
-    figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(
         title_text=f"neurons that fire in a step, % (mean over {steps} steps)", rangemode="tozero"
     )
@@ -152,24 +141,33 @@ def rates(layers: Sequence[LayerRecord], steps: int) -> go.Figure:
 
 def bits(labels: Sequence[str], values: Sequence[float]) -> go.Figure:
     """What an image costs on the link, from raw features down to what is sent; log axis."""
+    texts = [f"{value:,.0f} bits" for value in values]
+    figure = _bars(labels, values, texts, "%{x:,.1f} bits", colour=4)
+    styled(figure, 90 + 40 * len(labels))
+    figure.update_layout(margin={"t": 10, "r": 130})
+    figure.update_xaxes(
+        title_text="bits an image (logarithmic)", type="log", dtick=1, range=log_range(values)
+    )
+    return figure
+
+
+def _bars(
+    labels: Sequence[str], values: Sequence[float], texts: list[str], hover: str, colour: int
+) -> go.Figure:
+    """Horizontal bars, the first on top."""
     figure = go.Figure(
         go.Bar(
             y=list(labels),
             x=list(values),
             orientation="h",
-            marker=bar_style(4),
-            text=[f"{value:,.0f} bits" for value in values],
+            marker=bar_style(colour),
+            text=texts,
             textposition="outside",
             cliponaxis=False,
-            hovertemplate="%{y}: %{x:,.1f} bits<extra></extra>",
+            hovertemplate=f"%{{y}}: {hover}<extra></extra>",
         )
     )
-    styled(figure, 90 + 40 * len(labels))
-    figure.update_layout(margin={"t": 10, "r": 130})
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(
-        title_text="bits an image (logarithmic)", type="log", dtick=1, range=log_range(values)
-    )
     return figure
 
 

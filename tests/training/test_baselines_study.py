@@ -9,6 +9,7 @@ import torch
 from measure.dense import dense_layers
 from splitcore.errors import ConfigError
 from splitcore.splits import BACKBONES, backbone_named
+from tests.training.small_digits import small_digits
 from training import backbones, config
 from training.baselines.ann import ann_blocks
 from training.baselines.bottlenetpp import BottleNetPlusPlus
@@ -21,20 +22,7 @@ from training.baselines.split_ann import SplitAnn, without_codec
 from training.baselines.stored import Stored
 from training.baselines.study import study
 from training.blocks import NeuronConfig
-from training.data import digits
-from training.data.dataset import Dataset
 from training.model import SplitModel
-
-
-def _small_digits() -> Dataset:
-    whole = digits.load()
-    return Dataset(
-        "digits",
-        whole.classes,
-        whole.train.take(slice(0, 512)),
-        whole.validation.take(slice(0, 64)),
-        whole.test.take(slice(0, 128)),
-    )
 
 
 def _net(codec=None, cut: int = 2) -> SplitAnn:
@@ -139,7 +127,7 @@ def test_study_measures_every_baseline_on_real_bytes(views: int, until: str | No
     )
     model = base.model.model_copy(update={"width": 8})
     settings = base.model_copy(update={"recipe": recipe, "model": model})
-    data = _small_digits()
+    data = small_digits(512)
     ann = without_codec(
         backbone_named(model.backbone), width=8, image_shape=(1, 8, 8), classes=len(data.classes)
     )
@@ -166,7 +154,7 @@ def test_study_measures_every_baseline_on_real_bytes(views: int, until: str | No
     assert rows["all in the cloud (JPEG 95)"]["raw_bits"] == 8 * 64
     assert layers["BottleNet++, int8 edge"] == layers["BottleNet++"] != []
     for figures in test.values():
-        assert figures["samples"] == 128
+        assert figures["samples"] == 64
         assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
 
 
@@ -175,7 +163,7 @@ def test_fit_of_a_codec_alone_leaves_the_backbone_as_it_was() -> None:
     before = [parameter.clone() for parameter in net.edge.parameters()]
     codec_before = [parameter.clone() for parameter in net.codec.parameters()]
     recipe = config.load(config.shipped("digits")).recipe.model_copy(update={"epochs": 1})
-    losses = fit(net, _small_digits().train, recipe, frozen=(net.edge, net.cloud, net.readout))
+    losses = fit(net, small_digits(512).train, recipe, frozen=(net.edge, net.cloud, net.readout))
     assert len(losses) == 1
     for old, new in zip(before, net.edge.parameters(), strict=True):
         assert torch.equal(old, new)
@@ -185,7 +173,7 @@ def test_fit_of_a_codec_alone_leaves_the_backbone_as_it_was() -> None:
 
 
 def test_fit_on_stored_features_learns_as_on_the_images_behind_a_frozen_edge() -> None:
-    data, codec = _small_digits(), OneBit(8, 8)
+    data, codec = small_digits(512), OneBit(8, 8)
     recipe = config.Recipe(epochs=2, frozen_edge_views=1, batch_size=64)
     losses = []
     for stored in (False, True):
@@ -202,13 +190,13 @@ def test_fit_with_one_seed_gives_the_same_weights() -> None:
     for _ in range(2):
         torch.manual_seed(1)
         nets.append(_net(BottleNetPlusPlus(8, 2)))
-        fit(nets[-1], _small_digits().train, recipe)
+        fit(nets[-1], small_digits(512).train, recipe)
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_int8_edge_computes_in_bytes_and_stays_near_the_float_one() -> None:
-    data = _small_digits()
+    data = small_digits(512)
     recipe = config.load(config.shipped("digits")).recipe.model_copy(update={"epochs": 3})
     net = _net(BottleNetPlusPlus(8, 2))
     fit(net, data.train, recipe)

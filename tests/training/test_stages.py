@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from splitcore.errors import ConfigError
 from splitcore.graph import Conv, ConvTranspose, Identity, Lif
 from splitcore.splits import backbone_named
+from tests.training.small_digits import small_digits
 from training import checkpoint, config, evaluate, loop, start
 from training.baselines import ann_loop
 from training.baselines.split_ann import SplitAnn, without_codec
 from training.config import Recipe
-from training.data import digits
 from training.data.dataset import Dataset
 from training.losses import divergence
 from training.model import SplitModel
@@ -34,18 +34,6 @@ def _config(name: str = "tiny", **changed: object) -> config.Config:
         "recipe": {"epochs": 2, "folded_epochs": 1, "batch_size": 32},
     }
     return config.parse({**raw, **changed}, "test")
-
-
-def small_digits() -> Dataset:
-    """A few hundred of scikit-learn's digits."""
-    whole = digits.load()
-    return Dataset(
-        "digits",
-        whole.classes,
-        whole.train.take(slice(0, 256)),
-        whole.validation.take(slice(0, 64)),
-        whole.test.take(slice(0, 64)),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +280,14 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
             "recipe.codec_epochs: there is no codec",
         ),
         ({"start": "../up"}, "start: "),
+        (
+            {
+                "model": {"backbone": "resnet8", "width": 8, "neuron": "relu"},
+                "bottleneck": None,
+                "teacher": "other",
+            },
+            "teacher: an ANN (neuron: relu) learns from labels",
+        ),
         ({"recipe": {"epochs": 2, "optimiser": "sgd"}}, "recipe.optimiser: "),
     ],
 )
@@ -308,10 +304,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 from tests.training import test_stages as t
 from training import loop, parallel
+from tests.training.small_digits import small_digits
 from training.batches import Fresh
 
 torch.set_num_threads(1)
-data = t.small_digits()
+data = small_digits()
 with parallel.joined("cpu"):
     recipe = {"epochs": 2, "folded_epochs": 2, "batch_size": 32, "precise": True}
     settings = t._config(recipe=recipe)
