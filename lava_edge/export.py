@@ -75,13 +75,14 @@ def prove(path: Path, graph: Graph, probe: Probe) -> None:
 
 
 def _check_shapes(graph: Graph, tail: Tail, probe: Probe) -> None:
+    held = () if graph.input.message_bits else probe.code_ntchw.shape[1:2]
     for what, expected, got in (
-        ("probe frames", graph.input.shape, probe.frames_nchw.shape[1:]),
+        ("probe frames", (*held, *graph.input.shape), probe.frames.shape[1:]),
         ("probe code", graph.output_shape, probe.code_ntchw.shape[2:]),
-        ("probe codes", len(probe.frames_nchw), len(probe.code_ntchw)),
+        ("probe codes", len(probe.frames), len(probe.code_ntchw)),
         ("tail input", graph.output_shape, tail.graph.input.shape),
     ):
         if got != expected:
             raise BundleError(f"{what}: expected {expected}, got {got}")
-    if not len(probe.frames_nchw):
+    if not len(probe.frames):
         raise BundleError("probe: expected at least one frame")

@@ -41,7 +41,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
     bits = config.model.input_bits
     probed = dataset.test.evenly(PROBE_SAMPLES)
     probe = Probe(
-        frames_nchw=evaluate.levels(dataset.test.images[probed], bits),
+        frames=evaluate.levels(dataset.test.images[probed], bits),
         code_ntchw=test.code_ntchw[probed],
         scores_nk=test.scores_nk[probed],
         labels_n=dataset.test.labels_n[probed],

@@ -71,7 +71,7 @@ def _probe(stored: Probe, graph: Graph, tail: TailEngine) -> dict[str, int]:
     code = reference.run(graph, stored.frames_ntchw).spikes[graph.output_name]
     scores = tail(code)
     return {
-        "samples": len(stored.frames_nchw),
+        "samples": len(stored.frames),
         "mismatched_spikes": int((code != stored.code_ntchw).sum()),
         "prediction_mismatches": int(
             (scores.argmax(axis=1) != stored.scores_nk.argmax(axis=1)).sum()

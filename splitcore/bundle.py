@@ -79,9 +79,11 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """frames_nchw: pixel levels uint8; code_ntchw: 0/1 uint8; scores_nk float32; labels_n int64."""
+    """frames: uint8, pixel levels (N, C, H, W) or events (N, T, C, H, W); code_ntchw: 0/1 uint8;
+    scores_nk float32; labels_n int64.
+    """
 
-    frames_nchw: np.ndarray
+    frames: np.ndarray
     code_ntchw: np.ndarray
     scores_nk: np.ndarray
     labels_n: np.ndarray
@@ -89,9 +91,10 @@ class Probe:
     @property
     def frames_ntchw(self) -> np.ndarray:
         """The frames as they enter in each time step of the code: a read-only view."""
+        if self.frames.ndim == 5:
+            return self.frames
         count, steps = self.code_ntchw.shape[:2]
-        shape = self.frames_nchw.shape[1:]
-        return np.broadcast_to(self.frames_nchw[:, None], (count, steps, *shape))
+        return np.broadcast_to(self.frames[:, None], (count, steps, *self.frames.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,9 @@ class Bundle:
             code = spikes.unpack(tensors["code"].tobytes(), (count, *self.manifest.spike_shape))
         except (OSError, SafetensorError, KeyError, TypeError, CodecError) as error:
             raise BundleError(f"{path}: damaged probe ({error})") from None
+        held = () if self.manifest.input_bits else (self.manifest.steps,)
         for name, tensor, dtype, shape in (
-            ("frames", frames, np.uint8, (count, *self.manifest.input_shape)),
+            ("frames", frames, np.uint8, (count, *held, *self.manifest.input_shape)),
             ("scores", scores, np.float32, (count, len(self.manifest.classes))),
             ("labels", labels, np.int64, (count,)),
         ):
@@ -204,7 +208,7 @@ def write_bundle(
         write_cloud(scratch / CLOUD)
         code = np.frombuffer(spikes.pack(probe.code_ntchw), dtype=np.uint8)
         tensors = {
-            "frames": np.ascontiguousarray(probe.frames_nchw),
+            "frames": np.ascontiguousarray(probe.frames),
             "code": code,
             "scores": np.ascontiguousarray(probe.scores_nk, dtype=np.float32),
             "labels": np.ascontiguousarray(probe.labels_n, dtype=np.int64),

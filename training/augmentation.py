@@ -24,16 +24,24 @@ def views(images: np.ndarray, recipe: Recipe) -> Iterator[tuple[int, int, np.nda
 def changed(
     images: np.ndarray, recipe: Recipe, noise: np.random.Generator, epoch: int | None = None
 ) -> np.ndarray:
-    """Images as a recipe augments them in an epoch: the same ones where it changes nothing.
+    """Images (N, C, H, W) or event frames (N, T, C, H, W) as a recipe augments them in an epoch.
 
+    The same ones come back where it changes nothing.
     epoch: None where it is not to crop.
     """
     change = recipe.augment
     crop = change.crop if epoch is not None and epoch < recipe.crop_epochs else 0
     if not (change.padding or change.flip or change.cutout or crop):
         return images
-    if crop > min(images.shape[2:]):
-        raise ConfigError(f"recipe.augment.crop: {crop} pixels of images {images.shape[2:]}")
-    return augment(
-        images, noise, padding=change.padding, flip=change.flip, cutout=change.cutout, crop=crop
+    *planes, height, width = images.shape[1:]
+    if crop > min(height, width):
+        raise ConfigError(f"recipe.augment.crop: {crop} pixels of images {(height, width)}")
+    new = augment(
+        images.reshape(len(images), -1, height, width),  # all time steps alike
+        noise,
+        padding=change.padding,
+        flip=change.flip,
+        cutout=change.cutout,
+        crop=crop,
     )
+    return new.reshape(len(images), *planes, *new.shape[2:])

@@ -115,12 +115,12 @@ def test_export_of_file_that_reads_back_differently_raises(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frames_nchw": np.zeros((4, 1, 6, 5), np.uint8)}, "probe frames"),
-        ({"frames_nchw": np.zeros((3, 1, 6, 6), np.uint8)}, "probe codes"),
+        ({"frames": np.zeros((4, 1, 6, 5), np.uint8)}, "probe frames"),
+        ({"frames": np.zeros((3, 1, 6, 6), np.uint8)}, "probe codes"),
         ({"code_ntchw": np.zeros((4, STEPS, 2, 6, 6), np.uint8)}, "probe code"),
         (
             {
-                "frames_nchw": np.zeros((0, 1, 6, 6), np.uint8),
+                "frames": np.zeros((0, 1, 6, 6), np.uint8),
                 "code_ntchw": np.zeros((0, STEPS, 3, 6, 6), np.uint8),
             },
             "at least one frame",

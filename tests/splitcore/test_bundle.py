@@ -35,7 +35,7 @@ def test_bundle_opens_with_the_digest_of_its_manifest(made):
 
 def test_bundle_keeps_its_probe(made):
     probe = open_bundle(made.path).probe()
-    assert probe.frames_nchw.shape == (8, *made.manifest.input_shape)
+    assert probe.frames.shape == (8, *made.manifest.input_shape)
     assert probe.code_ntchw.shape == (8, *made.manifest.spike_shape)
     assert 0.2 < probe.code_ntchw.mean() < 0.4
 
@@ -179,7 +179,7 @@ def test_write_that_fails_leaves_the_older_bundle_and_nothing_else(tmp_path):
 def test_write_of_code_that_is_not_binary_leaves_nothing(tmp_path):
     made = make_bundle(tmp_path / "bundle")
     good = made.probe()
-    bad = Probe(good.frames_nchw, good.code_ntchw + np.uint8(1), good.scores_nk, good.labels_n)
+    bad = Probe(good.frames, good.code_ntchw + np.uint8(1), good.scores_nk, good.labels_n)
 
     def writes(path):
         path.write_bytes(b"something")
