@@ -18,6 +18,8 @@ from splitcore.errors import ResultError
 
 PRICED_BY = {32: "cmos45_fp32", 8: "cmos45_int8"}  # edge_bits of a row -> profile of its MACs
 
+WIDTH_LABEL = ", width "
+
 SAME = ("data", "backbone", "split")  # what a bundle and its baselines have in common
 
 
@@ -104,17 +106,30 @@ def load(path: Path) -> Loaded:
     return Loaded(str(path), check(read(path), str(path)))
 
 
+def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
+    """The same files; where their networks are of several widths, each row's name says its own."""
+    if len({each.content.width for each in files}) < 2:
+        return tuple(files)
+    found = []
+    for each in files:
+        label = f"{WIDTH_LABEL}{each.content.width}"
+        rows = [row.model_copy(update={"name": row.name + label}) for row in each.content.rows]
+        found.append(Loaded(each.file, each.content.model_copy(update={"rows": rows})))
+    return tuple(found)
+
+
 def edges_at(paths: Sequence[Path], manifest: Manifest) -> list[DenseEnergy]:
     """The edges of baselines that are cut where this bundle is, priced.
 
     Raises ResultError for a file about another network, cut or data set.
     """
     found = []
-    for path in paths:
-        loaded = load(path)
+    for loaded in told_apart([load(path) for path in paths]):
         for field in SAME:
             expected, got = getattr(manifest, field), getattr(loaded.content, field)
             if got != expected:
-                raise ResultError(f"{path}: {field}: {got!r}, but the bundle has {expected!r}")
+                raise ResultError(
+                    f"{loaded.file}: {field}: {got!r}, but the bundle has {expected!r}"
+                )
         found += [row.energy() for row in loaded.content.rows if row.kind == "split"]
     return found

@@ -94,7 +94,7 @@ def load(paths: Sequence[Path]) -> Inputs:
                     f"{each.file}: rows.{index}.test.samples: {row.test.samples} does not match "
                     f"{first.samples} of {first_name}"
                 )
-    return Inputs(tuple(loaded), tuple(beside))
+    return Inputs(tuple(loaded), baseline_rows.told_apart(beside))
 
 
 def _details(result: Result) -> Details:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.baseline_rows import PRICED_BY, Row
+from pipeline.baseline_rows import PRICED_BY, WIDTH_LABEL, Row
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
 from pipeline.results import Details, Result
@@ -128,24 +128,27 @@ def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -
         found.append(
             f"At {split} no baseline is both as accurate and as small as one of our codes."
         )
-    rival = next((row for row in baselines if row.name == RIVAL), None)
     priced = [result for result in ours if DIGITAL in result.energy_pj]
-    if rival is None or not priced:
-        return found
+    if priced:
+        rivals = (row for row in baselines if row.name.split(WIDTH_LABEL)[0] == RIVAL)
+        found += [_against(rival, split, priced) for rival in rivals]
+    return found
+
+
+def _against(rival: Row, split: str, priced: list[Result]) -> str:
+    """Edge energy against a BottleNet, where one of our codes is as accurate."""
     matched = [each for each in priced if each.accuracy_pipeline >= rival.test.accuracy]
     if not matched:
         best = max(priced, key=lambda result: result.accuracy_pipeline)
         short = 100 * (rival.test.accuracy - best.accuracy_pipeline)
-        found.append(
-            f"Energy at matched accuracy cannot be compared at {split}: our best code there is "
-            f"{short:.2f} points below {RIVAL}."
+        return (
+            f"Energy at the accuracy of {rival.name} cannot be compared at {split}: our best code "
+            f"there is {short:.2f} points below it."
         )
-        return found
     least = min(matched, key=lambda result: result.energy_pj[DIGITAL].full)
     own, theirs = least.energy_pj[DIGITAL], rival.energy()
-    found.append(
-        f"At {RIVAL}'s accuracy or better, {_details(least).bundle.name} takes "
+    return (
+        f"At the accuracy of {rival.name} or better, {_details(least).bundle.name} takes "
         f"{theirs.op_only_pj / own.op_only:.3g} times less edge energy op-only and "
         f"{theirs.full_pj / own.full:.3g} times in full, {DIGITAL} on both sides (below 1: more)."
     )
-    return found
