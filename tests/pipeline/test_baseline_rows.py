@@ -103,6 +103,18 @@ def test_plan_takes_rows_that_two_files_share_once(files, tmp_path):
     assert len(names) == len(set(names))
 
 
+def test_baselines_of_two_widths_say_their_own(files, tmp_path):
+    narrow = beside(tmp_path, "narrow.json", width=4)
+    result = plan.plan([*files, beside(tmp_path), narrow], link="wifi", profile="loihi1")
+    names = {candidate["name"] for candidate in result["candidates"]}
+    assert {"BottleNet, width 4 at block1", "BottleNet, width 8 at block1"} <= names
+    markdown = report.run([*files, beside(tmp_path), narrow], tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert markdown["baselines"] == 2
+    assert "At the accuracy of BottleNet, width 4 or better" in text
+    assert "At the accuracy of BottleNet, width 8 or better" in text
+
+
 def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accuracy(tmp_path):
     ours = copy.deepcopy(example.result())
     ours.update(accuracy_pipeline=0.95, payload_bits_mean=400.0)
@@ -117,7 +129,8 @@ def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accu
     assert said[0] == "At block1 no baseline is both as accurate and as small as one of our codes."
     ours["accuracy_pipeline"] = 0.9
     said = cuts_page.verdicts("block1", (check_result(ours),), tuple(found[:1]))
-    assert "4.50 points below BottleNet" in said[-1]
+    assert said[-1].startswith("Energy at the accuracy of BottleNet cannot be compared at block1")
+    assert said[-1].endswith("4.50 points below it.")
 
 
 @pytest.mark.parametrize(

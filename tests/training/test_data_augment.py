@@ -81,6 +81,19 @@ def test_random_crop_to_a_side_takes_a_window_of_each_image(images, rng):
         assert places
 
 
+def test_augment_to_a_side_takes_no_padding_in(images, rng):
+    assert augment(images, rng, padding=4, crop=5).all()  # these images hold no zero
+
+
+def test_changed_shifts_all_steps_of_event_frames_alike(images, rng):
+    frames = np.stack([images, images[..., ::-1]], axis=1)
+    moved = changed(frames, Recipe(epochs=1, augment=Augment(padding=2)), rng)
+    assert moved.shape == frames.shape
+    shown = moved > 0
+    assert (shown[:, 0] == shown[:, 1]).all()
+    assert not shown.all()
+
+
 def test_changed_crops_in_the_first_epochs_only(images, rng):
     recipe = Recipe(epochs=3, crop_epochs=1, augment=Augment(crop=5))
     assert changed(images, recipe, rng, 0).shape[2:] == (5, 5)

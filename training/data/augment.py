@@ -18,9 +18,9 @@ def augment(
     """A changed copy of a batch, of the same dtype.
 
     padding: zeros around each image before a random crop back to its size; crop: instead, a random
-    square of this side of the image itself; flip: mirror every second image on average; cutout: side of a square
-    set to 0 around a random pixel (DeVries and Taylor, arXiv 1708.04552; it may reach over the
-    border).
+    square of this side of the image itself; flip: mirror every second image on average; cutout:
+    side of a square set to 0 around a random pixel (DeVries and Taylor, arXiv 1708.04552; it may
+    reach over the border).
     """
     if crop:
         images = random_crop(images_nchw, 0, generator, crop)
