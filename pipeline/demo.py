@@ -38,7 +38,7 @@ def run(out: Path) -> dict[str, Any]:
     with progress_bar() as progress:
         found = out / "run" / checkpoint.FILE
         trained = loop.fit(settings, dataset, out / "run", resume=found.exists(), progress=progress)
-        export(checkpoint.load(trained.path), dataset, out / "bundle")
+        export(checkpoint.load(trained.path), dataset, out / "bundle", progress)
         bundle = open_bundle(out / "bundle")
         test = images.load(bundle, None, None)
         task = progress.add_task("simulate, send, classify", total=len(test))

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import Progress
 
 from lava_edge.export import export_bundle
 from pipeline import card
+from pipeline.console import progress_bar
 from splitcore.bundle import Bundle, FileRecord, Manifest, Probe
 from splitcore.codec import context_fit
 from splitcore.codec.context import CodeContext
@@ -17,17 +19,22 @@ from splitcore.errors import DataError
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
 from training.data import sources
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, Split
+from training.evaluate import Answers
+from training.model import SplitModel
 
 PROBE_SAMPLES = 16
 CODE_SAMPLES = 8192  # training images over which the code's rates and context model are taken
 TOLD_SAMPLES = 512  # test images over which the card's bits and firing rates are taken
 
 
-def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
+def export(
+    found: Checkpoint, dataset: Dataset, out: Path, progress: Progress | None = None
+) -> Bundle:
     """Write the bundle of a checkpoint; its accuracy is measured here, on all test images.
 
-    Raises DataError when the images are not those that the model was trained for.
+    progress: where to show how far that is. Raises DataError when the images are not those that the
+    model was trained for.
     """
     if dataset.classes != found.classes or dataset.image_shape != found.image_shape:
         raise DataError(
@@ -36,8 +43,9 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
         )
     model, config = found.model(), found.config
     graph, tail = model.lower()
-    test = evaluate.answers(model, dataset.test.images)
-    code = evaluate.answers(model, dataset.train.some(CODE_SAMPLES).images).code_ntchw
+    progress = progress or Progress(disable=True)
+    test = _answers(model, dataset.test, "test images", progress)
+    code = _answers(model, dataset.train.some(CODE_SAMPLES), "codes", progress).code_ntchw
     bits = config.model.input_bits
     probed = dataset.test.evenly(PROBE_SAMPLES)
     probe = Probe(
@@ -47,9 +55,11 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
         labels_n=dataset.test.labels_n[probed],
     )
 
-    context_model = context_fit.fit(code)
+    shape = (model.steps, *graph.output_shape)
+    task = progress.add_task("context model", total=context_fit.regressions(shape))
+    context_model = context_fit.fit(code, lambda: progress.advance(task))
     rates = tuple(float(rate) for rate in code.mean(axis=(0, 1, 3, 4), dtype=np.float64))
-    coding = CodeContext((model.steps, *graph.output_shape), rates, context_model)
+    coding = CodeContext(shape, rates, context_model)
     told = test.code_ntchw[dataset.test.evenly(TOLD_SAMPLES)]
     payload_bits = 8 * float(np.mean([len(encode_best(each, coding)[1]) for each in told]))
     layer_rates = evaluate.firing_rates(model, dataset.test.some(TOLD_SAMPLES).images)
@@ -92,6 +102,11 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> Bundle:
     )
 
 
+def _answers(model: SplitModel, split: Split, name: str, progress: Progress) -> Answers:
+    task = progress.add_task(name, total=len(split))
+    return evaluate.answers(model, split.images, done=lambda n: progress.advance(task, n))
+
+
 def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]:
     """The export command."""
     found = checkpoint.load(checkpoint_path)
@@ -99,7 +114,8 @@ def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]
     dataset = sources.load(
         data or settings.source, settings.seed, settings.image_shape, found.config.model.steps
     )
-    bundle = export(found, dataset, out)
+    with progress_bar() as progress:
+        bundle = export(found, dataset, out, progress)
     manifest = bundle.manifest
     return {
         "bundle": str(bundle.path),

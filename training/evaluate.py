@@ -29,14 +29,24 @@ def levels(images: np.ndarray, input_bits: int) -> np.ndarray:
     return images >> (8 - input_bits) if input_bits else (images > 0).astype(np.uint8)
 
 
-def answers(model: SplitModel, images: np.ndarray, batch: int = 256) -> Answers:
-    """Run uint8 images (N, C, H, W) or event frames (N, T, C, H, W) in evaluation mode."""
+def answers(
+    model: SplitModel,
+    images: np.ndarray,
+    batch: int = 256,
+    done: Callable[[int], None] | None = None,
+) -> Answers:
+    """Run uint8 images (N, C, H, W) or event frames (N, T, C, H, W) in evaluation mode.
+
+    done: told after each batch how many images it had.
+    """
     device = next(model.parameters()).device
 
     def features() -> Iterator[torch.Tensor]:
         for start in range(0, len(images), batch):
             chunk = levels(images[start : start + batch], model.input.message_bits)
             yield model.features(torch.from_numpy(chunk).to(device))
+            if done is not None:
+                done(len(chunk))
 
     return answers_behind(model, features())
 

@@ -8,6 +8,8 @@ channel's. A few samples give the start and the shape of the curvature, all of t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,7 @@ from splitcore.codec.context_model import (
     phases,
 )
 from splitcore.errors import DataError
+from splitcore.spikes import SpikeShape
 
 PRIOR_WIDTH = 2.0  # log-odds; of the weights
 NEURON_WIDTH = 1.0  # log-odds; of a neuron's bias around its channel's
@@ -34,14 +37,15 @@ SMALL_GAIN = 1e-3  # nats a sample: what is left to gain is not worth a step
 _TAPS = len(NOW_OFFSETS) + len(BEFORE_OFFSETS) + MAX_PHASES - 2
 
 
-def fit(code_ntchw: np.ndarray) -> ContextModel:
+def fit(code_ntchw: np.ndarray, done: Callable[[], None] | None = None) -> ContextModel:
     """The context model of code spikes (N, T, C, H, W) of training images.
 
     Channels see each other up to MAX_MIXED of them, in wider codes each sees itself alone. Samples
     are taken at random, always the same ones, until a limit is reached: images may come in the
     order of their classes, and the few that begin the fit must be like all. Deterministic on one
     machine; the result is rounded to integers and then travels in the bundle, so that it need not
-    be the same on another. Raises DataError for what are no spikes.
+    be the same on another. done: called after each of the `regressions` that this takes. Raises
+    DataError for what are no spikes.
     """
     code = np.asarray(code_ntchw)
     if code.ndim != 5 or code.size == 0 or code.max() > 1:
@@ -49,18 +53,28 @@ def fit(code_ntchw: np.ndarray) -> ContextModel:
     code = code[np.random.default_rng(0).permutation(len(code))]
     _, steps, channels, height, width = code.shape
     if channels <= MAX_MIXED:
-        return _fit(code, MAX_VALUES)
-    alone = [_fit(code[:, :, channel : channel + 1], OWN_VALUES) for channel in range(channels)]
+        return _fit(code, MAX_VALUES, done)
+
+    def alone(channel: int) -> ContextModel:
+        return _fit(code[:, :, channel : channel + 1], OWN_VALUES, done)
+
+    with ThreadPoolExecutor() as pool:
+        models = list(pool.map(alone, range(channels)))
     return ContextModel(
         (steps, channels, height, width),
-        np.concatenate([model.bias_phwc for model in alone], axis=3),
-        np.concatenate([model.now_pkcc for model in alone], axis=2),
-        np.concatenate([model.before_pkcc for model in alone], axis=2),
-        np.concatenate([model.older_pkcc for model in alone], axis=2),
+        np.concatenate([model.bias_phwc for model in models], axis=3),
+        np.concatenate([model.now_pkcc for model in models], axis=2),
+        np.concatenate([model.before_pkcc for model in models], axis=2),
+        np.concatenate([model.older_pkcc for model in models], axis=2),
     )
 
 
-def _fit(code: np.ndarray, most_values: int) -> ContextModel:
+def regressions(shape: SpikeShape) -> int:
+    """How many regressions a code of this shape (T, C, H, W) takes."""
+    return phases(shape[0]) * shape[1]
+
+
+def _fit(code: np.ndarray, most_values: int, done: Callable[[], None] | None) -> ContextModel:
     _, steps, channels, height, width = code.shape
     count, now = phases(steps), len(NOW_OFFSETS)
     bias = np.zeros((count, height, width, channels))
@@ -79,6 +93,8 @@ def _fit(code: np.ndarray, most_values: int) -> ContextModel:
             bias[phase, :, :, channel] = neuron.reshape(height, width)
             flat = np.pad(flat, (0, channels - channel)).reshape(-1, channels)
             weights[phase, taps, :, channel] = flat
+            if done is not None:
+                done()
     rounded = np.rint(weights * ODDS_UNITY).clip(-32768, 32767).astype(np.int16)
     before = now + len(BEFORE_OFFSETS)
     return ContextModel(

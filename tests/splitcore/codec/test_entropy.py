@@ -65,6 +65,14 @@ def test_fit_model_of_other_samples_codes_near_the_entropy():
     assert bits < 1.05 * truth + 2.6
 
 
+@pytest.mark.parametrize("mixed", [1, 64])
+def test_fit_tells_of_each_regression(mixed, monkeypatch):
+    monkeypatch.setattr(context_fit, "MAX_MIXED", mixed)
+    told, code = [], persisting(20)
+    context_fit.fit(code, lambda: told.append(1))
+    assert len(told) == context_fit.regressions(code.shape[1:]) == 4 * 2
+
+
 def test_fit_same_samples_give_the_same_model():
     code = persisting(50)
     first, second = context_fit.fit(code), context_fit.fit(code)
