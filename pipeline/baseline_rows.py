@@ -18,8 +18,6 @@ from splitcore.errors import ResultError
 
 PRICED_BY = {32: "cmos45_fp32", 8: "cmos45_int8"}  # edge_bits of a row -> profile of its MACs
 
-WIDTH_LABEL = ", width "
-
 SAME = ("data", "backbone", "split")  # what a bundle and its baselines have in common
 
 
@@ -107,15 +105,34 @@ def load(path: Path) -> Loaded:
 
 
 def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
-    """The same files; where their networks are of several widths, each row's name says its own."""
-    if len({each.content.width for each in files}) < 2:
-        return tuple(files)
-    found = []
+    """The same files; a row's name says its width or its raw bits where others differ in them."""
+    sizes: dict[tuple[str, str, float], set[int]] = {}
     for each in files:
-        label = f"{WIDTH_LABEL}{each.content.width}"
-        rows = [row.model_copy(update={"name": row.name + label}) for row in each.content.rows]
-        found.append(Loaded(each.file, each.content.model_copy(update={"rows": rows})))
-    return tuple(found)
+        for row in each.content.rows:
+            sizes.setdefault(_place(each.content, row), set()).add(row.raw_bits)
+    widths = {each.content.width for each in files}
+
+    def named(content: Baselines, row: Row) -> Row:
+        name = row.name
+        if len(widths) > 1:
+            name += f", width {content.width:g}"
+        if row.kind == "split" and len(sizes[_place(content, row)]) > 1:
+            name += f", {row.raw_bits:,} bits"
+        return row.model_copy(update={"name": name})
+
+    return tuple(
+        Loaded(
+            each.file,
+            each.content.model_copy(
+                update={"rows": [named(each.content, row) for row in each.content.rows]}
+            ),
+        )
+        for each in files
+    )
+
+
+def _place(content: Baselines, row: Row) -> tuple[str, str, float]:
+    return content.split, row.name, content.width
 
 
 def edges_at(paths: Sequence[Path], manifest: Manifest) -> list[DenseEnergy]:

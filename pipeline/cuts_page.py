@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.baseline_rows import PRICED_BY, WIDTH_LABEL, Row
+from pipeline.baseline_rows import PRICED_BY, Row
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
 from pipeline.results import Details, Result
@@ -130,7 +130,7 @@ def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -
         )
     priced = [result for result in ours if DIGITAL in result.energy_pj]
     if priced:
-        rivals = (row for row in baselines if row.name.split(WIDTH_LABEL)[0] == RIVAL)
+        rivals = (row for row in baselines if f"{row.name},".startswith(f"{RIVAL},"))
         found += [_against(rival, split, priced) for rival in rivals]
     return found
 

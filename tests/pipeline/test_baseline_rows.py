@@ -6,7 +6,7 @@ import json
 import pytest
 
 from measure.dense import TWIN
-from pipeline import cuts_page, energy, plan, report
+from pipeline import baseline_rows, cuts_page, energy, plan, report
 from pipeline.baseline_rows import check
 from pipeline.bench import wire
 from pipeline.results import check as check_result
@@ -113,6 +113,23 @@ def test_baselines_of_two_widths_say_their_own(files, tmp_path):
     assert markdown["baselines"] == 2
     assert "At the accuracy of BottleNet, width 4 or better" in text
     assert "At the accuracy of BottleNet, width 8 or better" in text
+
+
+def test_codes_of_two_sizes_say_their_raw_bits(files, tmp_path):
+    small = copy.deepcopy(ROWS)
+    for each in small:
+        each["raw_bits"] = 64
+    found = baseline_rows.told_apart(
+        [
+            baseline_rows.load(beside(tmp_path)),
+            baseline_rows.load(beside(tmp_path, "b", rows=small)),
+        ]
+    )
+    names = [[each.name for each in file.content.rows] for file in found]
+    assert names[0][:3] == [ROWS[0]["name"], ROWS[1]["name"], "BottleNet, 512 bits"]
+    assert names[1][2] == "BottleNet, 64 bits"
+    (alone,) = baseline_rows.told_apart([baseline_rows.load(beside(tmp_path))])
+    assert [each.name for each in alone.content.rows] == [each["name"] for each in ROWS]
 
 
 def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accuracy(tmp_path):
