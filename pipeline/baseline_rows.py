@@ -106,7 +106,7 @@ def load(path: Path) -> Loaded:
 
 def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
     """The same files; a row's name says its width or its raw bits where others differ in them."""
-    sizes: dict[tuple[str, str, float], set[int]] = {}
+    sizes: dict[tuple[str, str, int], set[int]] = {}
     for each in files:
         for row in each.content.rows:
             sizes.setdefault(_place(each.content, row), set()).add(row.raw_bits)
@@ -131,7 +131,7 @@ def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
     )
 
 
-def _place(content: Baselines, row: Row) -> tuple[str, str, float]:
+def _place(content: Baselines, row: Row) -> tuple[str, str, int]:
     return content.split, row.name, content.width
 
 
