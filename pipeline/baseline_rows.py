@@ -115,7 +115,7 @@ def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
     def named(content: Baselines, row: Row) -> Row:
         name = row.name
         if len(widths) > 1:
-            name += f", width {content.width:g}"
+            name += f", width {content.width}"
         if row.kind == "split" and len(sizes[_place(content, row)]) > 1:
             name += f", {row.raw_bits:,} bits"
         return row.model_copy(update={"name": name})

@@ -29,7 +29,7 @@ from splitcore.codec import context
 from splitcore.codec.registry import codec_with_id, encode_best
 from splitcore.splits import ENCODER
 from splitcore.tail import Tail
-from training.data.dataset import spread
+from training.data.dataset import evenly
 
 if TYPE_CHECKING:
     from pipeline.edge import EdgeRun
@@ -102,7 +102,7 @@ def beyond_the_cut(
     encode_us and cloud_us are measured on this host. The cloud half's energy is what its spiking
     layers would take on the edge, modelled from counts of some samples, without its readout.
     """
-    code = done.code_ntchw[spread(len(test), min(TIMED, len(test)), test.data)]
+    code = done.code_ntchw[evenly(len(test), TIMED)]
     spikes = reference.run(cloud.graph, code).spikes
     counts = count(cloud.graph, code, spikes)
     steps = bundle.manifest.steps
@@ -124,7 +124,7 @@ def beyond_the_cut(
         "codec": codec_with_id(usual).name,
     }
     if bundle.manifest.input_bits and test.images.ndim == 4 and test.images.shape[1] in (1, 3):
-        sent = test.images[spread(len(test), min(JPEG_SAMPLES, len(test)), test.data)]
+        sent = test.images[evenly(len(test), JPEG_SAMPLES)]
         found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(image) for image in sent]))
     return found
 

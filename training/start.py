@@ -31,6 +31,7 @@ def begin(model: SplitModel | SplitAnn, parent: SplitModel | SplitAnn, name: str
                 _from_spiking(model, parent)
             case SplitAnn(), SplitAnn():
                 model.load_state_dict(parent.state_dict())
+                return
             case _:
                 raise ValueError("it is spiking, and this one is not")
         model.readout.load_state_dict(parent.readout.state_dict())

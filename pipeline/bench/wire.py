@@ -23,7 +23,7 @@ from splitcore.bundle import Bundle, Manifest, open_bundle
 from splitcore.codec import context, context_fit, entropy, registry
 from splitcore.codec.codec import Codec
 from splitcore.codec.context import CodeContext
-from training.data.dataset import spread
+from training.data.dataset import evenly
 
 FP32_BITS = 32
 SPEED_SHAPE = (4, 8, 16, 16)  # 8,192 bits
@@ -86,8 +86,7 @@ def codes(bundle: Bundle, data: str | None, samples: int) -> tuple[str, np.ndarr
     """Name of the data, and the code uint8 (N, T, C, H, W) of so many of its test images."""
     graph = netx_file.load(bundle.edge_path)
     chosen = images.load(bundle, data, None)
-    rows = spread(len(chosen), min(samples, len(chosen)), chosen.data)
-    frames = chosen.frames_ntchw[rows]
+    frames = chosen.frames_ntchw[evenly(len(chosen), samples)]
     with progress_bar() as progress:
         task = progress.add_task("code spikes", total=len(frames))
         found = code_of(graph, frames, lambda count: progress.advance(task, count))

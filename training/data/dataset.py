@@ -41,7 +41,7 @@ class Split:
 
     def evenly(self, count: int) -> np.ndarray:
         """Indices of up to `count` samples, spread over all: they may lie in order of class."""
-        return spread(len(self), min(count, len(self)), "images")
+        return evenly(len(self), count)
 
     def some(self, count: int) -> Split:
         """Those samples."""
@@ -123,6 +123,11 @@ def hold_out_indices(
             f"{name}: {len(labels_n)} images are too few to hold out {count} ({error})"
         ) from None
     return np.sort(stay), np.sort(held)
+
+
+def evenly(available: int, most: int) -> np.ndarray:
+    """Indices of up to `most` images, as `spread` chooses them."""
+    return spread(available, min(most, available), "images")
 
 
 def spread(available: int, wanted: int | None, name: str) -> np.ndarray:
