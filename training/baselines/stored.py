@@ -41,7 +41,8 @@ class Stored:
             if progress is not None and task is not None:
                 progress.update(task, advance=len(images))
         blocks.train(was_training)
-        self._views, self._device = [torch.cat(parts) for parts in found], device
+        # A view's parts are let go as soon as they are joined: together they may fill the memory.
+        self._views, self._device = [torch.cat(found.pop(0)) for _ in range(count)], device
 
     def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
         """Features of these images; each epoch looks at the next view."""
