@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from measure.dense import DenseEnergy
+from pipeline import published_gain
 from pipeline.baseline_rows import PRICED_BY, Row
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
@@ -12,7 +14,7 @@ from pipeline.results import Details, Result
 from pipeline.units import accuracy_text, energy_text
 
 DIGITAL = PRICED_BY[32]  # spikes on the processor of the ordinary networks: like against like
-RIVAL = "BottleNet"
+RIVAL = published_gain.RIVAL
 
 
 @dataclass(frozen=True)
@@ -131,24 +133,50 @@ def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -
     priced = [result for result in ours if DIGITAL in result.energy_pj]
     if priced:
         rivals = (row for row in baselines if f"{row.name},".startswith(f"{RIVAL},"))
-        found += [_against(rival, split, priced) for rival in rivals]
+        for rival in rivals:
+            found += _against(rival, split, priced)
     return found
 
 
-def _against(rival: Row, split: str, priced: list[Result]) -> str:
-    """Edge energy against a BottleNet, where one of our codes is as accurate."""
+def _against(rival: Row, split: str, priced: list[Result]) -> list[str]:
+    """Edge energy against a BottleNet, where one of our codes is as accurate; else against it."""
+    theirs = replace(rival.energy(), network=rival.name)
     matched = [each for each in priced if each.accuracy_pipeline >= rival.test.accuracy]
-    if not matched:
-        best = max(priced, key=lambda result: result.accuracy_pipeline)
-        short = 100 * (rival.test.accuracy - best.accuracy_pipeline)
-        return (
-            f"Energy at the accuracy of {rival.name} cannot be compared at {split}: our best code "
-            f"there is {short:.2f} points below it."
+    if matched:
+        ours = min(matched, key=lambda result: result.energy_pj[DIGITAL].full)
+        opening = f"At the accuracy of {rival.name} or better"
+    else:
+        ours = max(priced, key=lambda result: result.accuracy_pipeline)
+        short = 100 * (rival.test.accuracy - ours.accuracy_pipeline)
+        opening = (
+            f"No code of ours at {split} is as accurate as {rival.name}; {short:.2f} points below"
         )
-    least = min(matched, key=lambda result: result.energy_pj[DIGITAL].full)
-    own, theirs = least.energy_pj[DIGITAL], rival.energy()
-    return (
-        f"At the accuracy of {rival.name} or better, {_details(least).bundle.name} takes "
+    detail, own = _details(ours), ours.energy_pj[DIGITAL]
+    sentence = (
+        f"{opening}, {detail.bundle.name} takes "
         f"{theirs.op_only_pj / own.op_only:.3g} times less edge energy op-only and "
         f"{theirs.full_pj / own.full:.3g} times in full, {DIGITAL} on both sides (below 1: more)."
     )
+    evens = _break_even(detail, theirs)
+    if evens:
+        sentence += f" At a T × rate of {detail.rate_times_steps:.3g}, it breaks even at {evens}."
+    distance = published_gain.distance(detail, theirs)
+    return [sentence] if distance is None else [sentence, distance]
+
+
+def _break_even(detail: Details, rival: DenseEnergy) -> str | None:
+    """The T × rate of equality in both accountings, where the result was held against this edge."""
+    same = [
+        each.network
+        for each in detail.dense
+        if (each.op_only_pj, each.full_pj) == (rival.op_only_pj, rival.full_pj)
+    ]
+    evens = detail.energy[DIGITAL].break_even if DIGITAL in detail.energy else []
+    rates = {
+        even.accounting: "no rate"
+        if even.rate_times_steps is None
+        else f"{even.rate_times_steps:.3g}"
+        for even in evens
+        if even.dense_network in same and even.dense_profile == rival.profile
+    }
+    return f"{rates['op_only']} op-only and {rates['full']} in full" if rates else None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from measure.dense import TWIN
-from pipeline import figures, results
+from pipeline import figures, published_gain, results
 from pipeline.page import Sheet
 from pipeline.results import Details, ProfileRecord, Result
 from pipeline.units import energy_text
-
-CLAIM, CLAIM_RIVAL, CLAIM_PROFILE = 144.0, "BottleNet", "cmos45_fp32"  # arXiv 2410.08673 v2
 
 
 def title(record: Result) -> str:
@@ -235,7 +232,8 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
         f"a T × rate; this network is at {detail.rate_times_steps:.4g}. Both sides use the same "
         "memory model; no figure here is measured."
     )
-    distance = _distance(detail)
+    rival = published_gain.rival_of(detail)
+    distance = None if rival is None else published_gain.distance(detail, rival)
     if distance is not None:
         page.paragraph(distance)
     page.table(
@@ -258,38 +256,6 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
         rows,
         numeric=2,
     )
-
-
-def _distance(detail: Details) -> str | None:
-    """How far this edge half is from the published gain, and what keeps it there."""
-    priced = detail.energy.get(CLAIM_PROFILE)
-    rivals = {each.network: each for each in detail.dense if each.profile == CLAIM_PROFILE}
-    rival = rivals.get(CLAIM_RIVAL) or rivals.get(TWIN)
-    if priced is None or rival is None or not priced.energy_pj.op_only:
-        return None
-    spent = {term.name: term.energy_pj for term in priced.terms if term.energy_pj}
-    graded, largest = spent.get("macs", 0.0), max(spent, key=lambda name: spent[name])
-    text = (
-        f"The published gain of this method is {CLAIM:g} times, op-only with 4.6 pJ a MAC and "
-        f"0.9 pJ an accumulate. By the same rule, against {rival.network}, it is "
-        f"{rival.op_only_pj / priced.energy_pj.op_only:.3g} times here, and "
-        f"{rival.full_pj / priced.energy_pj.full:.3g} times in full. Of the "
-        f"arithmetic, {100 * graded / priced.energy_pj.op_only:.0f} % is pixels entering as graded "
-        f"events in each step"
-    )
-    if graded:
-        text += f", which alone caps the gain at {rival.op_only_pj / graded:.3g} times"
-    share = 100 * spent[largest] / priced.energy_pj.full
-    text += (
-        f"; the rest is spikes. In full, the largest term is {largest.replace('_', ' ')} "
-        f"with {share:.0f} %."
-    )
-    if rival.network == TWIN:
-        text += (
-            " The network compared with is this edge half without spikes, encoder included; it is "
-            "not BottleNet's own."
-        )
-    return text
 
 
 def _rate(even: results.BreakEvenRecord) -> str:
