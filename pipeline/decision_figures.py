@@ -7,66 +7,49 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from pipeline.figures import COLOURS, INK, bar_style, log_range, plain, styled
+from pipeline.figures import COLOURS, INK, bar_style, plain, styled
+from pipeline.points import KINDS, Points, colour
 from pipeline.units import energy_unit
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SYMBOLS = ("circle", "square", "diamond", "x")
-KINDS = (
-    "split",
-    "all edge",
-    "all cloud",
-    "baseline",
-)  # each keeps its colour and symbol everywhere
+SYMBOLS = ("circle", "square", "diamond", "x")  # of the kinds
 
 
-def scatter(
-    names: Sequence[str],
-    kinds: Sequence[str],
-    xs: Sequence[float],
-    accuracies: Sequence[float],
-    title: str,
-    intervals: Sequence[tuple[float, float]],
-) -> go.Figure:
-    """Accuracy in per cent against a cost on a logarithmic axis, a named point each."""
-    figure = go.Figure()
-    for kind in dict.fromkeys(kinds):
-        index = KINDS.index(kind)
-        own = [place for place, other in enumerate(kinds) if other == kind]
+def scatter(points: Points) -> go.Figure:
+    """Accuracy in per cent against a cost on a logarithmic axis, a numbered point each."""
+    figure, labels = go.Figure(), points.labels()
+    for kind, places in points.kinds().items():
+        own = [points.points[place] for place in places]
         figure.add_trace(
             go.Scatter(
-                x=[xs[place] for place in own],
-                y=[100 * accuracies[place] for place in own],
-                text=[plain(names[place]) for place in own],
+                x=[point.cost for point in own],
+                y=[100 * point.accuracy for point in own],
+                text=[labels[place] for place in places],
+                hovertext=[f"{point.number}: {plain(point.name)}" for point in own],
                 mode="markers+text",
-                textposition="top center",
+                textposition="top right",
                 name=kind,
                 cliponaxis=False,
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "array": [100 * (intervals[i][1] - accuracies[i]) for i in own],
-                    "arrayminus": [100 * (accuracies[i] - intervals[i][0]) for i in own],
+                    "array": [100 * (point.interval[1] - point.accuracy) for point in own],
+                    "arrayminus": [100 * (point.accuracy - point.interval[0]) for point in own],
                     "color": INK,
                     "thickness": 1,
                     "width": 3,
                 },
                 marker={
-                    "symbol": SYMBOLS[index % len(SYMBOLS)],
-                    "color": COLOURS[index % len(COLOURS)],
+                    "symbol": SYMBOLS[KINDS.index(kind)],
+                    "color": colour(kind),
                     "size": 12,
                     "line": {"color": INK, "width": 1},
                 },
             )
         )
-    styled(figure, 420)
-    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
-    room = 100 * max(high - low, 0.01)
-    figure.update_yaxes(
-        title_text="accuracy, %", range=[100 * low - 0.2 * room, 100 * high + 0.3 * room]
-    )
-    edge = log_range(xs)
-    figure.update_xaxes(title_text=title, type="log", dtick=1, range=[edge[0], edge[1] + 0.4])
+    styled(figure, 460)
+    figure.update_yaxes(title_text="accuracy, %", range=list(points.heights()))
+    figure.update_xaxes(title_text=points.axis, type="log", dtick="D2", range=list(points.widths()))
     return figure
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from measure import link as links
 from measure.interval import wilson_interval
 from measure.profile import Profile
-from pipeline import cuts_page, decision_figures, plan, run_page
+from pipeline import cuts_page, decision_figures, plan, run_page, still_figures
 from pipeline.candidate import Limits
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
+from pipeline.points import Point, Points
 from pipeline.units import accuracy_text, energy_text
 
 
@@ -75,8 +78,8 @@ def decision(
     page.table(
         "decision",
         [
+            "no.",
             "candidate",
-            "why",
             "right, %",
             "lost",
             "payload bits",
@@ -88,8 +91,8 @@ def decision(
         ],
         [
             [
+                number,
                 row["name"] + (" ◆" if row["pareto"] else ""),
-                "; ".join(part for part in (row["why"], row["note"]) if part),
                 accuracy_text(row["accuracy"], row["samples"]),
                 _loss(row),
                 f"{row['payload_bits']:,.0f}",
@@ -99,7 +102,7 @@ def decision(
                 energy_text(1e6 * row["radio_uj"]),
                 f"{row['latency_ms']:.3g}" + ("*" if row["latency_absent"] else ""),
             ]
-            for row in rows
+            for number, row in enumerate(rows, 1)
         ],
         numeric=8,
     )
@@ -108,8 +111,7 @@ def decision(
         "* some part of the time has no figure (edge steps of this profile, or an unmeasured "
         "encode or cloud time), so it is a lower bound."
     )
-    known = [row for row in rows if row["accuracy"] is not None]
-    for name, field, title in (
+    for name, field, axis in (
         (
             "accuracy-bits",
             lambda row: 8 * row["message_bytes"],
@@ -121,20 +123,16 @@ def decision(
             "µJ an image on the device, modelled (logarithmic)",
         ),
     ):
-        shown = [row for row in known if field(row) > 0]
-        if shown:
-            page.figure(
-                name,
-                decision_figures.scatter(
-                    [row["name"] for row in shown],
-                    [row["kind"].replace("_", " ") for row in shown],
-                    [field(row) for row in shown],
-                    [row["accuracy"] for row in shown],
-                    title,
-                    intervals=[wilson_interval(row["accuracy"], row["samples"]) for row in shown],
-                ),
-                "Up and to the left is better. Bars are 95 % intervals.",
-            )
+        _scatter(page, name, axis, rows, field)
+    page.heading("Why, one by one", 3)
+    page.table(
+        "why",
+        ["no.", "candidate", "why"],
+        [
+            [number, row["name"], "; ".join(part for part in (row["why"], row["note"]) if part)]
+            for number, row in enumerate(rows, 1)
+        ],
+    )
     page.figure(
         "device-energy",
         decision_figures.device_energy(
@@ -146,6 +144,36 @@ def decision(
     )
     cuts_page.at_each_cut(page, inputs)
     _links(page, inputs, decided, profile, limits, link)
+
+
+def _scatter(
+    page: Sheet,
+    name: str,
+    axis: str,
+    rows: Sequence[dict[str, Any]],
+    cost: Callable[[dict[str, Any]], float],
+) -> None:
+    """Accuracy against a cost, of the candidates where both are known and above zero."""
+    shown = tuple(
+        Point(
+            number,
+            row["name"],
+            row["kind"].replace("_", " "),
+            cost(row),
+            row["accuracy"],
+            wilson_interval(row["accuracy"], row["samples"]),
+        )
+        for number, row in enumerate(rows, 1)
+        if row["accuracy"] is not None and cost(row) > 0
+    )
+    if shown:
+        points = Points(axis, shown)
+        page.figure(
+            name,
+            decision_figures.scatter(points),
+            "Up and to the left is better. Numbers are those of the table, bars 95 % intervals.",
+            partial(still_figures.scatter, points),
+        )
 
 
 def _loss(row: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""The same page as plain Markdown, for a repository: text and tables, no pictures."""
+"""The same page as plain Markdown, for a repository: text, tables, and pictures beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 
@@ -10,10 +11,15 @@ from pipeline.page import cell_text
 
 
 class MarkdownPage:
-    """What `pipeline.page.Page` takes, as Markdown."""
+    """What `pipeline.page.Page` takes, as Markdown.
 
-    def __init__(self) -> None:
+    stem: how the files of its pictures begin; `pictures` holds their text by name.
+    """
+
+    def __init__(self, stem: str) -> None:
+        self.stem = stem
         self.parts: list[str] = []
+        self.pictures: dict[str, str] = {}
 
     def heading(self, text: str, level: int = 2) -> None:
         """A heading."""
@@ -29,8 +35,14 @@ class MarkdownPage:
             "\n".join(f"- **{_plain(value)}**: {_plain(label)}" for value, label in cards)
         )
 
-    def figure(self, name: str, figure: go.Figure, caption: str) -> None:
-        """Left out."""
+    def figure(
+        self, name: str, figure: go.Figure, caption: str, still: Callable[[], str] | None = None
+    ) -> None:
+        """A picture as a file of its own, where there is one that needs no script."""
+        if still is not None:
+            file = f"{self.stem}-{name}.svg"
+            self.pictures[file] = still()
+            self.parts.append(f"![{_plain(caption)}]({quote(file)})")
 
     def table(
         self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 0

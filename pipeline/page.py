@@ -7,7 +7,7 @@ import csv
 import html
 import io
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,8 +30,10 @@ class Sheet(Protocol):
     def cards(self, cards: Sequence[tuple[str, str]]) -> None:
         """The few figures that matter most: (figure, what it is)."""
 
-    def figure(self, name: str, figure: go.Figure, caption: str) -> None:
-        """A picture, where there can be one."""
+    def figure(
+        self, name: str, figure: go.Figure, caption: str, still: Callable[[], str] | None = None
+    ) -> None:
+        """A picture; still: the same as SVG text, for where nothing runs."""
 
     def table(
         self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], numeric: int = 0
@@ -67,8 +69,10 @@ class Page:
         )
         self.parts.append(f'<div class="cards">{inner}</div>')
 
-    def figure(self, name: str, figure: go.Figure, caption: str) -> None:
-        """A picture, its caption and its SVG."""
+    def figure(
+        self, name: str, figure: go.Figure, caption: str, still: Callable[[], str] | None = None
+    ) -> None:
+        """A picture and its caption; the reader's browser makes the SVG."""
         self.figures[name] = figure
         height = int(figure.to_dict()["layout"]["height"])
         self.parts.append(
@@ -83,9 +87,14 @@ class Page:
         """A table, its last `numeric` columns right-aligned, and the same as CSV."""
         first_number = len(columns) - numeric
 
+        def css(cell: object, index: int) -> str:
+            if index >= first_number:
+                return " class=n"
+            return " class=no" if isinstance(cell, int) else ""
+
         def row(cells: Sequence[object], tag: str) -> str:
             return "".join(
-                f"<{tag}{' class=n' if index >= first_number else ''}>{_cell(cell)}</{tag}>"
+                f"<{tag}{css(cell, index)}>{_cell(cell)}</{tag}>"
                 for index, cell in enumerate(cells)
             )
 

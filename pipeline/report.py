@@ -57,7 +57,7 @@ def run(
 ) -> dict[str, Any]:
     """Write the page of one result file, or the decision between several and their baselines.
 
-    Where `out` ends in .md the decision is written as Markdown, without pictures and single runs.
+    Where `out` ends in .md the decision is written as Markdown, its pictures as SVG beside it.
 
     profile is one that all results hold; without it the first neuromorphic one. Raises ResultError
     naming file and field, ProfileError, UsageError.
@@ -73,8 +73,10 @@ def run(
     limits = Limits(max_loss=max_loss)
     decided = plan.decide(inputs, links.load(link), chosen_profile, limits)
     if out.suffix == ".md":
-        page = MarkdownPage()
+        page = MarkdownPage(out.stem)
         decision_page.decision(page, inputs, decided, chosen_profile, limits)
+        for name, picture in page.pictures.items():
+            save(picture, out.with_name(name))
     else:
         page = Page()
         decision_page.several(page, inputs, decided, chosen_profile, limits)
