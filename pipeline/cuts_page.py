@@ -157,15 +157,18 @@ def _against(rival: Row, split: str, priced: list[Result]) -> list[str]:
         f"{theirs.op_only_pj / own.op_only:.3g} times less edge energy op-only and "
         f"{theirs.full_pj / own.full:.3g} times in full, {DIGITAL} on both sides (below 1: more)."
     )
-    evens = _break_even(detail, theirs)
+    evens = _break_even(ours, theirs)
     if evens:
-        sentence += f" At a T × rate of {detail.rate_times_steps:.3g}, it breaks even at {evens}."
+        sentence += (
+            f" Its T × rate is {detail.rate_times_steps:.3g}; both cost the same at {evens}."
+        )
     distance = published_gain.distance(detail, theirs)
     return [sentence] if distance is None else [sentence, distance]
 
 
-def _break_even(detail: Details, rival: DenseEnergy) -> str | None:
+def _break_even(ours: Result, rival: DenseEnergy) -> str | None:
     """The T × rate of equality in both accountings, where the result was held against this edge."""
+    detail = _details(ours)
     same = [
         each.network
         for each in detail.dense
@@ -173,10 +176,16 @@ def _break_even(detail: Details, rival: DenseEnergy) -> str | None:
     ]
     evens = detail.energy[DIGITAL].break_even if DIGITAL in detail.energy else []
     rates = {
-        even.accounting: "no rate"
-        if even.rate_times_steps is None
-        else f"{even.rate_times_steps:.3g}"
+        even.accounting: _rate(even.rate_times_steps, ours.steps)
         for even in evens
         if even.dense_network in same and even.dense_profile == rival.profile
     }
     return f"{rates['op_only']} op-only and {rates['full']} in full" if rates else None
+
+
+def _rate(rate_times_steps: float | None, steps: int) -> str:
+    if rate_times_steps is None:
+        return "no rate (even silent it costs more)"
+    if rate_times_steps >= steps:
+        return "no rate (it costs less at any)"
+    return f"{rate_times_steps:.3g}"
