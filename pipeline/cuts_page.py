@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from measure.dense import DenseEnergy
 from pipeline import published_gain
@@ -14,7 +14,6 @@ from pipeline.results import Details, Result
 from pipeline.units import accuracy_text, energy_text
 
 DIGITAL = PRICED_BY[32]  # spikes on the processor of the ordinary networks: like against like
-RIVAL = published_gain.RIVAL
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -
         )
     priced = [result for result in ours if DIGITAL in result.energy_pj]
     if priced:
-        rivals = (row for row in baselines if f"{row.name},".startswith(f"{RIVAL},"))
+        rivals = (row for row in baselines if f"{row.name},".startswith(f"{published_gain.RIVAL},"))
         for rival in rivals:
             found += _against(rival, split, priced)
     return found
@@ -140,7 +139,7 @@ def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -
 
 def _against(rival: Row, split: str, priced: list[Result]) -> list[str]:
     """Edge energy against a BottleNet, where one of our codes is as accurate; else against it."""
-    theirs = replace(rival.energy(), network=rival.name)
+    theirs = rival.energy()
     matched = [each for each in priced if each.accuracy_pipeline >= rival.test.accuracy]
     if matched:
         ours = min(matched, key=lambda result: result.energy_pj[DIGITAL].full)

@@ -40,8 +40,9 @@ class Points:
 
     def labels(self) -> list[str]:
         """What stands at each point: its number, and those of points that lie on it."""
-        wide = self._decades()[1] - self._decades()[0] or 1.0
-        tall = self.heights()[1] - self.heights()[0]
+        left, right = self._decades()
+        bottom, top = self.heights()
+        wide, tall = right - left or 1.0, top - bottom
         groups: dict[int, list[int]] = {}
         for place, point in enumerate(self.points):
             for other in groups:
