@@ -98,9 +98,11 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A YAML config; see docs/training.md.")],
+    config: Annotated[list[Path], typer.Argument(help="YAML configs; see docs/training.md.")],
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder of one config; default: runs/NAME.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in the folder.")] = False,
     start: Annotated[
         Path | None,
@@ -109,10 +111,12 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Train a split spiking network; curves for TensorBoard and a checkpoint after each epoch.
+    """Train split spiking networks; curves for TensorBoard and a checkpoint after each epoch.
 
-    Runs that the config begins with or learns from are trained first where they are missing. On
-    several GPUs or machines: torchrun --nproc-per-node N -m pipeline.cli train CONFIG --device cuda
+    Runs that a config begins with or learns from are trained first where they are missing. Several
+    configs are trained one after the other; their frozen edges run once, so name early cuts first.
+    On several GPUs or machines:
+    torchrun --nproc-per-node N -m pipeline.cli train CONFIG --device cuda
     """
     from pipeline import train as work
 

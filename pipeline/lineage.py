@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from training.baselines import ann_loop
 from training.baselines.split_ann import SplitAnn
 from training.config import Config
 from training.data.dataset import Dataset
+from training.frozen import FrozenEdges
 from training.model import SplitModel
 from training.unfold import begin_with_integers
 
@@ -57,6 +58,7 @@ class Runs:
     dataset: Dataset
     device: str
     progress: Progress | None = None
+    frozen: FrozenEdges = field(default_factory=FrozenEdges)
 
     def network(self, name: str) -> SplitModel | SplitAnn:
         """The trained model of a run."""
@@ -98,6 +100,7 @@ class Runs:
             resume=resume,
             device=self.device,
             progress=self.progress,
+            frozen=self.frozen,
         ).model
 
     def _begin(self, config: Config, bundle: Bundle | None, model: SplitModel | SplitAnn) -> None:

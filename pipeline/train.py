@@ -1,4 +1,4 @@
-"""The train command: config and data in, a run folder out.
+"""The train command: configs and data in, a run folder for each out.
 
 A config may begin with another run or learn from one. Such a run is looked for beside this one's
 folder, by name; where there is none it is trained first, from the config of that name.
@@ -6,6 +6,7 @@ folder, by name; where there is none it is trained first, from the config of tha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ import torch
 from measure.interval import wilson_interval
 from pipeline import lineage
 from pipeline.console import progress_bar
-from splitcore.bundle import open_bundle
+from splitcore.bundle import Bundle, open_bundle
 from splitcore.errors import UsageError
 from training import checkpoint, evaluate, parallel
 from training import config as configuration
+from training.baselines.split_ann import SplitAnn
+from training.config import Config
 from training.data import sources
+from training.data.dataset import Dataset
+from training.model import SplitModel
 from training.teacher import Teacher
 
 
 def run(
-    config_path: Path,
+    config_paths: list[Path],
     *,
     data: str | None,
     out: Path | None,
@@ -31,34 +36,70 @@ def run(
     device: str,
     start: Path | None = None,
 ) -> dict[str, Any] | None:
-    """Train; the result carries the exact test accuracy with its 95 % interval.
+    """Train one run after the other; each result has the exact test accuracy, 95 % interval.
 
-    start: a bundle to begin with, in the place of the run that the config names. Under torchrun
-    every process is given its share, and rank 0 alone has a result.
+    Runs whose frozen edges are alike compute their spikes once. start: a bundle to begin with, in
+    the place of the run that a config names. Under torchrun every process is given its share, and
+    rank 0 alone has a result.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: there is no CUDA device here; use cpu")
-    config = configuration.load(config_path)
+    if out is not None and len(config_paths) > 1:
+        raise UsageError("--out: names the folder of one run; give one config, or leave it out")
     bundle = None if start is None else open_bundle(start)
-    if bundle is not None:
-        config = config.model_copy(update={"start": None})
-    needed = lineage.ancestors(config, config_path)
-    if bundle is not None:
-        raw = {**config.model_dump(mode="json"), "start": bundle.manifest.name}
-        config = configuration.parse(raw, str(start))
-    settings = config.data
+    planned = [_planned(path, bundle, out, resume) for path in config_paths]
+    settings = planned[0].config.data, planned[0].config.model.steps
+    for each in planned[1:]:
+        if (each.config.data, each.config.model.steps) != settings:
+            raise UsageError(
+                f"{each.path}: data: runs of one command share images and steps; "
+                f"those of {planned[0].path} are others"
+            )
     dataset = sources.load(
-        data or settings.source, settings.seed, settings.image_shape, config.model.steps
+        data or settings[0].source, settings[0].seed, settings[0].image_shape, settings[1]
     )
-    folder = out or Path("runs") / config.name
     with parallel.joined(device) as own, progress_bar() as progress:
         shown = progress if parallel.leads() else None
-        runs = lineage.Runs(folder.parent, dataset, own, shown)
-        runs.complete(needed)
-        trained = runs.train(config, folder, resume=resume, bundle=bundle)
-        if not parallel.leads():
-            return None
-    scores = Teacher(trained, own)(dataset.test.images)
+        runs = lineage.Runs(planned[0].folder.parent, dataset, own, shown)
+        done = []
+        for each in planned:
+            runs.complete(each.needed)
+            going_on = (resume and len(planned) == 1) or (each.folder / checkpoint.FILE).exists()
+            trained = runs.train(each.config, each.folder, resume=going_on, bundle=bundle)
+            if parallel.leads():
+                done.append(_tested(trained, each.folder, dataset, own))
+    return {"runs": done} if parallel.leads() else None
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A run to be done: its config, the configs it stands on, and its folder."""
+
+    path: Path
+    config: Config
+    needed: list[Config]
+    folder: Path
+
+
+def _planned(path: Path, bundle: Bundle | None, out: Path | None, resume: bool) -> _Planned:
+    """Raises ConfigError for a config that cannot be, or a run that is there and not to go on."""
+    config = configuration.load(path)
+    if bundle is not None:
+        config = config.model_copy(update={"start": None})
+    needed = lineage.ancestors(config, path)
+    if bundle is not None:
+        raw = {**config.model_dump(mode="json"), "start": bundle.manifest.name}
+        config = configuration.parse(raw, str(path))
+    folder = out or Path("runs") / config.name
+    if not resume:
+        checkpoint.require_none(folder / checkpoint.FILE)
+    return _Planned(path, config, needed, folder)
+
+
+def _tested(
+    trained: SplitModel | SplitAnn, folder: Path, dataset: Dataset, device: str
+) -> dict[str, Any]:
+    scores = Teacher(trained, device)(dataset.test.images)
     predicted = scores.argmax(1).cpu().numpy()
     accuracy = evaluate.accuracy(predicted, dataset.test.labels_n)
     low, high = wilson_interval(accuracy, len(dataset.test))
@@ -75,10 +116,13 @@ def run(
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The result in plain lines."""
-    low, high = result["test_accuracy_interval"]
-    return (
-        f"{result['data']}: {100 * result['test_accuracy']:.2f} % of {result['test_samples']} test "
-        f"images right (95 % interval {100 * low:.1f} … {100 * high:.1f} %)\n"
-        f"checkpoint: {result['checkpoint']}"
-    )
+    """Two plain lines a run."""
+    lines = []
+    for run in result["runs"]:
+        low, high = run["test_accuracy_interval"]
+        lines += [
+            f"{run['data']}: {100 * run['test_accuracy']:.2f} % of {run['test_samples']} test "
+            f"images right (95 % interval {100 * low:.1f} … {100 * high:.1f} %)",
+            f"checkpoint: {run['checkpoint']}",
+        ]
+    return "\n".join(lines)

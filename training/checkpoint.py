@@ -113,10 +113,15 @@ def resumed(path: Path, config: Config, dataset: Dataset, resume: bool) -> Check
         found = load(path)
         found.require(config, dataset)
         return found
-    if path.exists():
-        raise ConfigError(f"{path}: exists; go on with --resume or choose another --out")
+    require_none(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return None
+
+
+def require_none(path: Path) -> None:
+    """Raise ConfigError where a checkpoint lies already, which a new run would replace."""
+    if path.exists():
+        raise ConfigError(f"{path}: exists; go on with --resume or choose another --out")
 
 
 def _is_list(group: dict[str, Any], name: str) -> bool:

@@ -21,10 +21,11 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from splitcore.errors import ConfigError
 from training import checkpoint, evaluate, optimise, parallel
 from training.baselines.split_ann import SplitAnn
-from training.batches import Batch, Batches, Fresh, Frozen
+from training.batches import Batch, Batches, Fresh
 from training.blocks import Norm, NormedConv
 from training.config import Config, Recipe
 from training.data.dataset import Dataset
+from training.frozen import FrozenEdges
 from training.losses import Terms, loss
 from training.model import SplitModel
 from training.teacher import Teacher
@@ -52,10 +53,12 @@ def fit(
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
+    frozen: FrozenEdges | None = None,
 ) -> Trained:
     """Train, writing checkpoint and TensorBoard curves into the folder `out`.
 
     begin: gives the new model the weights of `config.start`; teacher: that of `config.teacher`.
+    frozen: what runs with frozen edges share.
     resume goes on from the checkpoint there; without it an existing one is an error. On one thread
     the same config and data give the same weights; with more, sums may come in another order.
     """
@@ -78,7 +81,8 @@ def fit(
     guide = None if teacher is None else Teacher(teacher, device)
     source: Batches = Fresh(config, dataset, guide, device)
     if recipe.frozen_edge_views:
-        source = Frozen(config, dataset, model, guide, device, progress)
+        edges = FrozenEdges() if frozen is None else frozen
+        source = edges.of(config, dataset, model, guide, device, progress)
     batches = max(1, len(dataset.train) // recipe.batch_size)
     total = recipe.epochs * batches
     task = progress.add_task("train", total=total, completed=done * batches) if progress else None

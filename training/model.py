@@ -142,9 +142,11 @@ class SplitModel(torch.nn.Module):
             events = block(events)
         return events
 
-    def features_after(self, events: torch.Tensor, blocks: int) -> torch.Tensor:
-        """The same from what the first `blocks` blocks gave."""
-        for block in list(self.edge.values())[blocks:]:
+    def features_after(
+        self, events: torch.Tensor, blocks: int, until: int | None = None
+    ) -> torch.Tensor:
+        """The same from what the first `blocks` blocks gave; of block number `until`."""
+        for block in list(self.edge.values())[blocks:until]:
             events = block(events)
         return events
 

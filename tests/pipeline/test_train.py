@@ -1,0 +1,81 @@
+"""The train command: several runs in one go."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import train
+from splitcore.errors import ConfigError, UsageError
+from training import checkpoint, frozen
+from training.frozen import Frozen
+
+PARENT = """
+name: parent
+model: {backbone: resnet8, width: 8, steps: 3}
+recipe: {epochs: 1, batch_size: 64}
+"""
+CUT = """
+name: NAME
+model: {backbone: resnet8, width: 8, steps: STEPS}
+bottleneck: {split: stage3.block1, channels: CHANNELS}
+start: parent
+recipe: {epochs: 1, frozen_edge_views: 1, batch_size: 64}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parent.yaml").write_text(PARENT)
+    return tmp_path
+
+
+def cut(folder: Path, name: str, channels: int, steps: int = 3) -> Path:
+    path, text = folder / f"{name}.yaml", CUT.replace("NAME", name)
+    path.write_text(text.replace("CHANNELS", str(channels)).replace("STEPS", str(steps)))
+    return path
+
+
+def go(*configs: Path, **options: object) -> dict[str, object] | None:
+    defaults = {"data": None, "out": None, "resume": False, "device": "cpu"}
+    return train.run(list(configs), **{**defaults, **options})  # type: ignore[arg-type]
+
+
+def test_runs_of_one_command_share_what_they_stand_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, computed = frozen.stored, []
+
+    def counted(*arguments: object) -> Frozen:
+        computed.append(arguments)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(frozen, "stored", counted)
+    result = go(cut(here, "wide", 4), cut(here, "narrow", 2))
+    assert result is not None
+    assert len(computed) == 1
+    runs = result["runs"]
+    assert [Path(run["checkpoint"]).parent.name for run in runs] == ["wide", "narrow"]
+    for name, channels in (("wide", 4), ("narrow", 2)):
+        assert checkpoint.load(here / "runs" / name).model().code_shape[0] == channels
+    assert train.summary(result).count("checkpoint: ") == 2
+
+
+def test_a_run_that_is_there_is_refused_before_any_other_begins(here: Path) -> None:
+    assert go(here / "parent.yaml") is not None
+    new = cut(here, "new", 2)
+    with pytest.raises(ConfigError, match="exists; go on with --resume"):
+        go(new, here / "parent.yaml")
+    assert not (here / "runs" / "new").exists()
+    resumed = go(new, here / "parent.yaml", resume=True)
+    assert resumed is not None
+    assert len(resumed["runs"]) == 2
+
+
+def test_several_runs_have_one_kind_of_samples_and_no_common_folder(here: Path) -> None:
+    configs = cut(here, "one", 2), cut(here, "other", 2, steps=2)
+    with pytest.raises(UsageError, match=r"other\.yaml: data: runs of one command share images"):
+        go(*configs)
+    with pytest.raises(UsageError, match="--out: names the folder of one run"):
+        go(*configs, out=here / "x")
+    assert not (here / "runs").exists()

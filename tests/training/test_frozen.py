@@ -1,0 +1,99 @@
+"""Spikes behind frozen blocks: what one run computed, the next one uses where it may."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.small_digits import small_digits
+from training import config, frozen, start
+from training.config import Config
+from training.data.dataset import Dataset
+from training.frozen import Frozen, FrozenEdges
+from training.model import SplitModel
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return small_digits()
+
+
+@pytest.fixture(scope="module")
+def parent(data: Dataset) -> SplitModel:
+    """An uncut network whose norms have seen images, so that its layers fire."""
+    model = _config("stem").build(data.image_shape, 10)
+    model.train()
+    for _ in range(20):
+        model(torch.from_numpy(data.train.images[:64] >> 2))
+    return model
+
+
+def _config(split: str, **recipe: object) -> Config:
+    raw = {
+        "name": "tiny",
+        "model": {"backbone": "resnet8", "width": 8, "steps": 3},
+        "bottleneck": {"split": split, "channels": 2},
+        "start": "parent",
+        "recipe": {"epochs": 2, "frozen_edge_views": 2, "augment": {"padding": 1}, **recipe},
+    }
+    return config.parse(raw, "test")
+
+
+def _of(edges: FrozenEdges, settings: Config, data: Dataset, parent: SplitModel) -> Frozen:
+    model = settings.build(data.image_shape, 10)
+    start.begin(model, parent, "parent")
+    return edges.of(settings, data, model, None, "cpu")
+
+
+def _same(one: Frozen, other: Frozen) -> bool:
+    rows, noise = np.arange(len(one.labels_n)), np.random.default_rng(0)
+    batches = [
+        (one.batch(rows, epoch, noise), other.batch(rows, epoch, noise)) for epoch in range(3)
+    ]
+    for left, right in batches:
+        assert left.features is not None
+        assert right.features is not None
+        assert 0.02 < float(left.features.mean()) < 0.9
+        if not torch.equal(left.features, right.features):
+            return False
+    return all(
+        torch.equal(left, right)
+        for (_, left), (_, right) in zip(
+            one.validation.chunks("cpu"), other.validation.chunks("cpu"), strict=True
+        )
+    )
+
+
+def test_a_later_cuts_spikes_follow_from_an_earlier_ones(data: Dataset, parent: SplitModel) -> None:
+    shared = FrozenEdges()
+    early, late = _config("stem"), _config("stage2.block1")
+    first = _of(shared, early, data, parent)
+    behind = _of(shared, late, data, parent)
+    assert behind.blocks > first.blocks
+    assert _same(behind, _of(FrozenEdges(), late, data, parent))
+    assert _same(_of(shared, early, data, parent), first)  # not deeper: computed anew
+
+
+def test_only_runs_that_look_and_learn_alike_share(
+    data: Dataset, parent: SplitModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, computed = frozen.stored, []
+
+    def counted(settings: Config, *rest: object) -> Frozen:
+        computed.append(settings)
+        return real(settings, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(frozen, "stored", counted)
+    shared, base = FrozenEdges(), _config("stage2.block1")
+    for settings in (base, _config("stage2.block1", epochs=7, learning_rate=0.5)):
+        _of(shared, settings, data, parent)
+    assert computed == [base]
+    others = [
+        _config("stage2.block1", frozen_edge_views=1),
+        _config("stage2.block1", seed=1),
+        _config("stage2.block1", augment={"padding": 2}),
+        base.model_copy(update={"start": "other"}),
+        base.model_copy(update={"teacher": "other"}),
+    ]
+    for settings in others:
+        _of(shared, settings, data, parent)
+    assert computed == [base, *others]

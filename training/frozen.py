@@ -1,0 +1,188 @@
+"""Spikes behind the frozen blocks of an edge, computed once and then looked up.
+
+    images ── augment ── frozen blocks ── packed spikes, once for each view
+
+Runs that begin alike share them: a later cut's follow from an earlier one's by the blocks between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from training import augmentation, evaluate
+from training.augmentation import CHUNK
+from training.batches import Batch
+from training.config import Config
+from training.data.dataset import Dataset
+from training.evaluate import Answers
+from training.model import SplitModel
+from training.teacher import Teacher
+
+
+class _Spikes:
+    """Spikes of many samples, one bit each."""
+
+    def __init__(self, count: int, steps: int, shape: tuple[int, ...]) -> None:
+        self._shape = (steps, *shape)
+        self._packed = np.empty((count, -(-int(np.prod(self._shape)) // 8)), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def put(self, start: int, spikes: torch.Tensor) -> None:
+        """Store spikes (T·N, C, H, W) of the samples from `start` on."""
+        by_sample = spikes.unflatten(0, (self._shape[0], -1)).transpose(0, 1)
+        flat = by_sample.flatten(1).to(torch.uint8).cpu().numpy()
+        self._packed[start : start + len(flat)] = np.packbits(flat, axis=1)
+
+    def take(self, rows: np.ndarray, device: str) -> torch.Tensor:
+        """Spikes (T·N, C, H, W) of these samples, float32 and channels-last."""
+        size = int(np.prod(self._shape))
+        bits = np.unpackbits(self._packed[rows], axis=1, count=size)
+        spikes = torch.from_numpy(bits.reshape(len(rows), *self._shape)).to(device)
+        features = spikes.transpose(0, 1).flatten(0, 1).float()
+        return features.contiguous(memory_format=torch.channels_last)
+
+    def chunks(self, device: str) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, spikes) of all samples, some at a time."""
+        for start in range(0, len(self), CHUNK):
+            yield start, self.take(np.arange(start, min(start + CHUNK, len(self))), device)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Spikes behind the first `blocks` blocks: some views of every training image, and validation.
+
+    scores: the teacher's of each view, (views, N, classes).
+    """
+
+    blocks: int
+    labels_n: np.ndarray
+    views: tuple[_Spikes, ...]
+    validation: _Spikes
+    scores: torch.Tensor | None
+    device: str
+
+    def batch(self, rows: np.ndarray, epoch: int, noise: np.random.Generator) -> Batch:
+        """The stored spikes of these rows; each epoch looks at the next view."""
+        view = epoch % len(self.views)
+        return Batch(
+            torch.from_numpy(self.labels_n[rows]).to(self.device),
+            features=self.views[view].take(rows, self.device),
+            teacher_nk=None if self.scores is None else self.scores[view][torch.from_numpy(rows)],
+        )
+
+    def validate(self, model: SplitModel) -> Answers:
+        """The stored spikes of the validation images through the rest of the model."""
+        return evaluate.answers_behind(
+            model,
+            (
+                model.features_after(spikes, self.blocks)
+                for _, spikes in self.validation.chunks(self.device)
+            ),
+        )
+
+    def deeper(self, model: SplitModel, blocks: int, progress: Progress | None) -> Frozen:
+        """The same behind more blocks, which are the model's and must not change from here on."""
+        stored = (*self.views, self.validation)
+        advance = _bar(progress, sum(len(each) for each in stored))
+        model.eval()
+        moved = []
+        for old in stored:
+            new = _Spikes(len(old), model.steps, model.shape_after(blocks))
+            for start, spikes in old.chunks(self.device):
+                with torch.no_grad():
+                    new.put(start, model.features_after(spikes, self.blocks, blocks))
+                advance(min(CHUNK, len(old) - start))
+            moved.append(new)
+        *views, validation = moved
+        return replace(self, blocks=blocks, views=tuple(views), validation=validation)
+
+
+def stored(
+    config: Config,
+    dataset: Dataset,
+    model: SplitModel,
+    teacher: Teacher | None,
+    device: str,
+    progress: Progress | None = None,
+) -> Frozen:
+    """Run the model's frozen blocks over all views. They must not change from here on."""
+    train, count, blocks = dataset.train, config.recipe.frozen_edge_views, config.frozen_blocks
+    advance = _bar(progress, count * len(train) + len(dataset.validation))
+    model.eval()
+
+    def run(images: np.ndarray, into: _Spikes, start: int) -> None:
+        levels = evaluate.levels(images, config.model.input_bits)
+        with torch.no_grad():
+            frames = torch.from_numpy(levels).to(device)
+            into.put(start, model.features(frames, blocks))
+        advance(len(images))
+
+    def room(samples: int) -> _Spikes:
+        return _Spikes(samples, model.steps, model.shape_after(blocks))
+
+    views = tuple(room(len(train)) for _ in range(count))
+    scores: list[list[torch.Tensor]] = [[] for _ in range(count)]
+    for view, start, images in augmentation.views(train.images, config.recipe):
+        run(images, views[view], start)
+        if teacher is not None:
+            scores[view].append(teacher(images))
+    validation = room(len(dataset.validation))
+    for start in range(0, len(validation), CHUNK):
+        run(dataset.validation.images[start : start + CHUNK], validation, start)
+    return Frozen(
+        blocks,
+        train.labels_n,
+        views,
+        validation,
+        None if teacher is None else torch.stack([torch.cat(parts) for parts in scores]),
+        device,
+    )
+
+
+class FrozenEdges:
+    """The last frozen spikes, for the next run that begins, looks and learns alike.
+
+    It shares them where as many blocks are frozen; where more are, its own follow from them.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[object, ...], Frozen] | None = None
+
+    def of(
+        self,
+        config: Config,
+        dataset: Dataset,
+        model: SplitModel,
+        teacher: Teacher | None,
+        device: str,
+        progress: Progress | None = None,
+    ) -> Frozen:
+        """The frozen spikes of this run, whose model has its beginning and has not learned yet."""
+        recipe, blocks = config.recipe, config.frozen_blocks
+        key = (
+            *(config.start, config.teacher, config.model, dataset.digest),
+            *(recipe.frozen_edge_views, recipe.augment, recipe.seed),
+        )
+        if self._last is not None and self._last[0] == key and self._last[1].blocks <= blocks:
+            found = self._last[1]
+            if found.blocks < blocks:
+                found = found.deeper(model, blocks, progress)
+        else:
+            self._last = None  # its memory is needed
+            found = stored(config, dataset, model, teacher, device, progress)
+        self._last = key, found
+        return found
+
+
+def _bar(progress: Progress | None, total: int) -> Callable[[int], None]:
+    if progress is None:
+        return lambda samples: None
+    task = progress.add_task("frozen edge", total=total)
+    return lambda samples: progress.update(task, advance=samples)
