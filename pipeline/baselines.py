@@ -23,16 +23,24 @@ def run(
     out: Path,
     device: str,
     qualities: tuple[int, ...] = QUALITIES,
+    ann: str | None = None,
 ) -> dict[str, Any]:
     """Train every baseline beside this config's run and write its rows into the file `out`.
 
-    They begin with the config's teacher, an ANN, which is looked for in the folder `runs` and
-    trained there where it is missing.
+    They begin with the config's teacher, an ANN, or with the one of another width that `ann` names.
+    It is looked for in the folder `runs` and trained there where it is missing.
     """
     config = configuration.load(config_path)
-    teacher = None if config.teacher is None else lineage.beside(config_path, config.teacher)
+    name = ann or config.teacher
+    teacher = None if name is None else lineage.beside(config_path, name)
     if teacher is None or teacher.model.neuron != "relu":
-        raise ConfigError(f"{config_path}: teacher: baselines begin with an ANN (neuron: relu)")
+        raise ConfigError(
+            f"{config_path}: teacher: baselines begin with an ANN (neuron: relu), not {name}"
+        )
+    if teacher.model.backbone != config.model.backbone:
+        raise ConfigError(f"--ann {name}: {teacher.model.backbone}, not {config.model.backbone}")
+    width = {"width": teacher.model.width}
+    config = config.model_copy(update={"model": config.model.model_copy(update=width)})
     settings = config.data
     dataset = sources.load(
         data or settings.source, settings.seed, settings.image_shape, config.model.steps

@@ -137,6 +137,10 @@ def baselines(
         list[int] | None,
         typer.Option(min=1, max=100, help="JPEG quality of an upload; repeat for more."),
     ] = None,
+    ann: Annotated[
+        str | None,
+        typer.Option(help="Config of the ANN to begin with; default: the config's `teacher`."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -146,7 +150,7 @@ def baselines(
     more = {"qualities": tuple(quality)} if quality else {}
     _answer(
         as_json,
-        lambda: work.run(config, data=data, runs=runs, out=out, device=device, **more),
+        lambda: work.run(config, data=data, runs=runs, out=out, device=device, ann=ann, **more),
         work.summary,
     )
 
