@@ -1,6 +1,7 @@
 """What baselines send: bytes that decode to what training saw, and are charged in full."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,9 +20,12 @@ from training.baselines.one_bit import OneBit
 CODECS = [
     lambda: BottleNet(12, 3, stride=2),
     lambda: BottleNet(12, 4, stride=1),
+    lambda: BottleNet(12, 4, stride=4),
     lambda: BottleNetPlusPlus(12, 2, stride=1),
     lambda: BottleNetPlusPlus(12, 5, stride=2),
+    lambda: BottleNetPlusPlus(12, 3, stride=4),
     lambda: OneBit(12, 6, stride=2),
+    lambda: OneBit(12, 6, stride=4, kernel=7),
     lambda: OneBit(12, 3, stride=1),
 ]
 
@@ -70,6 +74,25 @@ def test_bottlenet_passes_the_gradient_as_identity() -> None:
     BottleNet(6, 3).soften(code).sum().backward()
     assert code.grad is not None
     assert torch.equal(code.grad, torch.ones_like(code))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: BottleNet(1, 1, stride=4),
+        lambda: BottleNetPlusPlus(1, 1, stride=4),
+        lambda: OneBit(1, 1, stride=4, kernel=7),
+    ],
+)
+def test_a_code_of_one_position_sees_the_whole_map(make: Callable[[], FeatureCodec]) -> None:
+    features = torch.rand(1, 1, 4, 4).requires_grad_()
+    encoder = make().encoder.eval()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.ones_(module.weight)
+    encoder(features).sum().backward()
+    assert features.grad is not None
+    assert (features.grad != 0).all()
 
 
 def test_bottlenet_loses_less_at_higher_quality() -> None:

@@ -23,7 +23,10 @@ LEVELS = 255
 
 
 class BottleNet(FeatureCodec):
-    """code_channels c', stride s, JPEG quality (the paper's is 20)."""
+    """code_channels c', stride s, JPEG quality (the paper's is 20).
+
+    A kernel of 2s − 1 looks at every position, also where the stride is wider than the paper's 2.
+    """
 
     def __init__(
         self, channels: int, code_channels: int, stride: int = 2, quality: int = 20
@@ -33,7 +36,7 @@ class BottleNet(FeatureCodec):
         relu = torch.nn.ReLU()
         self.encoder = torch.nn.Sequential(
             torch.nn.Conv2d(channels, code_channels, 1),
-            *conv_norm(code_channels, code_channels, 3, relu, stride),
+            *conv_norm(code_channels, code_channels, max(3, 2 * stride - 1), relu, stride),
         )
         self.decoder = torch.nn.Sequential(
             *upscale_norm(code_channels, code_channels, stride, relu),

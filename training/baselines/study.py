@@ -23,7 +23,7 @@ from training.baselines.jpeg import JpegUpload, header_bytes
 from training.baselines.one_bit import OneBit
 from training.baselines.split_ann import SplitAnn
 from training.baselines.stored import Stored, as_input
-from training.config import Config, Recipe
+from training.config import Bottleneck, Config, Recipe
 from training.data.dataset import Dataset
 
 QUALITIES = (5, 10, 25, 50, 75, 95)
@@ -63,14 +63,14 @@ def study(
         name = f"all in the cloud (JPEG {quality})"
         rows.append(_row(name, "all_cloud", upload, dataset, header_bits_not_charged=header))
 
-    features = _channels_behind(whole.cut_at(cut, None).edge, shape)
+    features = _shape_behind(whole.cut_at(cut, None).edge, shape)
     calibration = as_input(dataset.train.some(CALIBRATION).images, torch.device("cpu"))
     device = whole.readout.weight.device
     stored = None
     if config.recipe.frozen_edge_views:
         kept = whole.cut_at(config.frozen_blocks, None).edge
         stored = Stored(kept, dataset.train, config.recipe, device, progress)
-    for name, codec in _codecs(config, neck.channels, features):
+    for name, codec in _codecs(neck, neck.channels, config.model.steps, features):
         model = whole.cut_at(cut, codec.to(device))
         _train(model, name, config.recipe, dataset, stored, progress)
         rows.append(_row(name, "split", model, dataset))
@@ -122,22 +122,25 @@ def _train(
         )
 
 
-def _codecs(config: Config, channels: int, features: int) -> Iterator[tuple[str, FeatureCodec]]:
-    neck, steps = config.bottleneck, config.model.steps
-    assert neck is not None
-    yield "BottleNet", BottleNet(features, channels, 2 * neck.stride)
+def _codecs(
+    neck: Bottleneck, channels: int, steps: int, features: tuple[int, int, int]
+) -> Iterator[tuple[str, FeatureCodec]]:
+    """features: (C, H, W) at the cut. BottleNet's stride is twice ours, where the map allows it."""
+    inputs, *sides = features
+    yield "BottleNet", BottleNet(inputs, channels, min(2 * neck.stride, *sides))
     wide = max(1, round(channels * steps / 8))  # codes of a byte
-    yield "BottleNet++", BottleNetPlusPlus(features, wide, neck.stride)
-    yield "1-bit CNN", OneBit(features, channels * steps, neck.stride, neck.kernel)
+    yield "BottleNet++", BottleNetPlusPlus(inputs, wide, neck.stride)
+    yield "1-bit CNN", OneBit(inputs, channels * steps, neck.stride, neck.kernel)
 
 
-def _channels_behind(edge: torch.nn.Module, shape: tuple[int, ...]) -> int:
+def _shape_behind(edge: torch.nn.Module, shape: tuple[int, ...]) -> tuple[int, int, int]:
     was_training = edge.training
     device = next(edge.parameters()).device
     with torch.no_grad():
         features = edge.eval()(torch.zeros(1, *shape, device=device))
     edge.train(was_training)
-    return features.shape[1]
+    channels, height, width = features.shape[1:]
+    return channels, height, width
 
 
 def _row(
