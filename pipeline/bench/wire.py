@@ -2,7 +2,8 @@
 
 The entropy that payloads are compared with is the lowest of all models stated in
 `splitcore.codec.entropy`, each fitted to the very samples that are coded: no codec could know that
-much beforehand. Payload bits are whole bytes, packets' envelopes are not in them.
+much beforehand. Where the samples are too few to fit the context model to, the bundle's own stands
+in, which never saw them. Payload bits are whole bytes, packets' envelopes are not in them.
 """
 
 from __future__ import annotations
@@ -95,10 +96,13 @@ def codes(bundle: Bundle, data: str | None, samples: int) -> tuple[str, np.ndarr
 
 def measure_codes(code_ntchw: np.ndarray, manifest: Manifest, known: CodeContext) -> dict[str, Any]:
     """Every usable codec, the choice among them and the entropies, on these code spikes."""
-    bounds = {
-        **entropy.entropies(code_ntchw),
-        "trained": entropy.trained_entropy(code_ntchw),
-    }
+    again = entropy.refitted(code_ntchw)
+    own = None if known.model is None else entropy.ideal_bits(code_ntchw, known.model)
+    bounds = entropy.entropies(code_ntchw)
+    if again.is_bound:
+        bounds["trained"] = again.bits
+    elif own is not None:
+        bounds["trained, on other images"] = own
     best_model = min(bounds, key=lambda name: bounds[name])
     sizes = {
         "entropy_bits_mean": bounds[best_model],
@@ -122,7 +126,9 @@ def measure_codes(code_ntchw: np.ndarray, manifest: Manifest, known: CodeContext
         "firing_rate": float(code_ntchw.mean()),
         "entropy_model": best_model,
         "entropy_bits_by_model": bounds,
-        "bundle_model_bits_mean": known.model and entropy.ideal_bits(code_ntchw, known.model),
+        "bundle_model_bits_mean": own,
+        "refitted_bits_mean": again.bits,
+        "refitted_flattery_bits": again.flattery_bits,
         "codecs": rows,
         "chosen": _chosen(usable, np.array(lengths), code_ntchw, known, sizes),
     }

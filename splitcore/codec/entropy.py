@@ -10,8 +10,10 @@ told, for nothing, how often each context fires on this very set:
 carries): the mean of -log2 P(sample), probabilities and weights rounded as the codec rounds them.
 Telling the model is not counted in any of them. So the more contexts, the lower the figure and the
 harder for a codec that had to learn from other samples: counted models with fewer than MIN_VISITS
-spikes coded to a context are left out. "trained" always stays in, though it flatters the bound by
-about 0.7 bits for each weight, shared among the samples.
+spikes coded to a context are left out. "trained" flatters the bound by 1 / (2 ln 2) bits for each
+weight (Wilks 1938: fitting k weights gains k/2 nats of likelihood by chance), shared among the
+samples; where that is more than MAX_FLATTERY of it, it says more of the weights than of the spikes
+and is left out too.
 
 A payload is whole bytes and stands alone; that costs 2.6 bits on average (8 - f - 8 · 2^(-f) with f
 bits needed in the last byte, averaged over f), which no bound here includes.
@@ -19,7 +21,9 @@ bits needed in the last byte, averaged over f), which no bound here includes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,6 +33,7 @@ from splitcore.codec.trained import code_length
 from splitcore.errors import DataError
 
 MIN_VISITS = 100  # a context seen less often costs more to describe than it saves
+MAX_FLATTERY = 0.025  # of the bound: half of what a codec may be above it
 
 Contexts = Callable[[np.ndarray], np.ndarray]
 
@@ -110,9 +115,26 @@ def entropies(code_ntchw: np.ndarray) -> dict[str, float]:
     return found
 
 
-def trained_entropy(code_ntchw: np.ndarray) -> float:
-    """Bits a sample under the context model fitted to these very spikes."""
-    return ideal_bits(code_ntchw, context_fit.fit(code_ntchw))
+@dataclass(frozen=True)
+class Refitted:
+    """Bits a sample under the context model fitted to the very samples, and how many by chance."""
+
+    bits: float
+    flattery_bits: float
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it speaks of the spikes rather than of its weights."""
+        return self.flattery_bits <= MAX_FLATTERY * self.bits
+
+
+def refitted(code_ntchw: np.ndarray) -> Refitted:
+    """The context model's entropy, fitted to these very spikes (N, T, C, H, W)."""
+    model = context_fit.fit(code_ntchw)
+    arrays = (model.bias_phwc, model.now_pkcc, model.before_pkcc, model.older_pkcc)
+    weights = sum(int(np.count_nonzero(array)) for array in arrays)
+    by_chance = weights / (2 * math.log(2) * len(code_ntchw))
+    return Refitted(ideal_bits(code_ntchw, model), by_chance)
 
 
 def ideal_bits(code_ntchw: np.ndarray, model: ContextModel) -> float:

@@ -79,6 +79,17 @@ def test_measure_codes_chosen_beats_zstandard_and_counts(measured):
     assert measured["bundle_model_bits_mean"] < measured["entropy_bits_by_model"]["channel"]
 
 
+def test_measure_codes_too_few_samples_are_held_against_the_bundles_own_model(bundle):
+    shape, noise = bundle.manifest.spike_shape, np.random.default_rng(0)
+    seen, code = noise.integers(0, 2, (2, 4, *shape), dtype=np.uint8)
+    known = CodeContext(shape, (0.5,) * shape[1], context_fit.fit(seen))
+    found = wire.measure_codes(code, bundle.manifest, known)
+    assert found["refitted_flattery_bits"] > 0.1 * found["refitted_bits_mean"]
+    bounds = found["entropy_bits_by_model"]
+    assert "trained" not in bounds
+    assert bounds["trained, on other images"] == found["bundle_model_bits_mean"]
+
+
 def test_measure_codes_silent_code_has_no_ratio(bundle):
     shape = bundle.manifest.spike_shape
     code = np.zeros((5, *shape), dtype=np.uint8)

@@ -53,7 +53,18 @@ def test_entropies_few_samples_leave_large_models_out():
 
 def test_trained_entropy_persisting_spikes_reach_the_truth():
     truth = 32 * (1 + 3 * h(1 / 8))
-    assert entropy.trained_entropy(persisting(600)) == pytest.approx(truth, rel=0.02)
+    assert entropy.refitted(persisting(600)).bits == pytest.approx(truth, rel=0.02)
+
+
+def test_refitted_few_samples_of_pure_chance_are_no_bound():
+    noise = np.random.default_rng(0)
+    few, many = (noise.integers(0, 2, (count, 4, 4, 4, 4), np.uint8) for count in (100, 2000))
+    truth = few[0].size
+    for code, is_bound in ((few, False), (many, True)):
+        learned = entropy.refitted(code)
+        assert learned.is_bound == is_bound
+        assert learned.bits < truth
+        assert learned.bits + learned.flattery_bits == pytest.approx(truth, rel=2e-3)
 
 
 def test_fit_model_of_other_samples_codes_near_the_entropy():
