@@ -1,17 +1,30 @@
 """Every shipped bundle still gives, in all engines, what its trained model gave at export."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from pipeline import verify
+from splitcore.bundle import open_bundle
 from tests.conftest import ROOT
 
 BUNDLES = sorted(path.parent for path in (ROOT / "netx_exports").glob("*/manifest.json"))
 
 
-def test_bundles_are_shipped() -> None:
+def test_their_readme_has_a_row_for_each_with_its_code_and_accuracy() -> None:
+    text = (ROOT / "netx_exports" / "README.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \|.*\| (\S+) \| (\S+ % of \S+) \w* ?\|$", text, re.M)
     assert BUNDLES
+    manifests = [open_bundle(bundle).manifest for bundle in BUNDLES]
+    assert sorted(rows) == sorted(
+        (
+            each.name,
+            "×".join(map(str, each.spike_shape)),
+            f"{100 * each.accuracy:.2f} % of {each.test_samples:,}",
+        )
+        for each in manifests
+    )
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
