@@ -38,7 +38,10 @@ def run(
             f"{config_path}: teacher: baselines begin with an ANN (neuron: relu), not {name}"
         )
     if teacher.model.backbone != config.model.backbone:
-        raise ConfigError(f"--ann {name}: {teacher.model.backbone}, not {config.model.backbone}")
+        raise ConfigError(
+            f"{config_path}: baselines begin with a {config.model.backbone}; "
+            f"{name} is a {teacher.model.backbone}"
+        )
     width = {"width": teacher.model.width}
     config = config.model_copy(update={"model": config.model.model_copy(update=width)})
     settings = config.data

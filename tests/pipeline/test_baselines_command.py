@@ -60,7 +60,7 @@ def test_they_begin_with_the_teacher_or_with_another_width(here: Path) -> None:
 
 
 def test_another_backbone_and_no_ann_are_refused(here: Path) -> None:
-    with pytest.raises(ConfigError, match="--ann other: resnet18, not resnet8"):
+    with pytest.raises(ConfigError, match="baselines begin with a resnet8; other is a resnet18"):
         go(here, "other")
     with pytest.raises(ConfigError, match=r"baselines begin with an ANN .* not cut"):
         go(here, "cut")
