@@ -92,9 +92,9 @@ class Frozen:
         stored = (*self.views, self.validation)
         advance = _bar(progress, sum(len(each) for each in stored))
         model.eval()
-        moved = []
+        shape, moved = model.shape_after(blocks), []
         for old in stored:
-            new = _Spikes(len(old), model.steps, model.shape_after(blocks))
+            new = _Spikes(len(old), model.steps, shape)
             for start, spikes in old.chunks(self.device):
                 with torch.no_grad():
                     new.put(start, model.features_after(spikes, self.blocks, blocks))
@@ -116,6 +116,7 @@ def stored(
     train, count, blocks = dataset.train, config.recipe.frozen_edge_views, config.frozen_blocks
     advance = _bar(progress, count * len(train) + len(dataset.validation))
     model.eval()
+    shape = model.shape_after(blocks)
 
     def run(images: np.ndarray, into: _Spikes, start: int) -> None:
         levels = evaluate.levels(images, config.model.input_bits)
@@ -124,16 +125,13 @@ def stored(
             into.put(start, model.features(frames, blocks))
         advance(len(images))
 
-    def room(samples: int) -> _Spikes:
-        return _Spikes(samples, model.steps, model.shape_after(blocks))
-
-    views = tuple(room(len(train)) for _ in range(count))
+    views = tuple(_Spikes(len(train), model.steps, shape) for _ in range(count))
     scores: list[list[torch.Tensor]] = [[] for _ in range(count)]
     for view, start, images in augmentation.views(train.images, config.recipe):
         run(images, views[view], start)
         if teacher is not None:
             scores[view].append(teacher(images))
-    validation = room(len(dataset.validation))
+    validation = _Spikes(len(dataset.validation), model.steps, shape)
     for start in range(0, len(validation), CHUNK):
         run(dataset.validation.images[start : start + CHUNK], validation, start)
     return Frozen(
