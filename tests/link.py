@@ -48,15 +48,26 @@ def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 @dataclass
 class Model:
-    """The stand-in engine. gate: cleared, it stalls. pause_s: time a batch takes."""
+    """The stand-in engine. stalled: answers nothing until it is unset. pause_s: time a batch takes.
+
+    running: the batches that it has been given and has not answered.
+    """
 
     context: CodeContext
     pause_s: float = 0.0
     batches: list[int] = field(default_factory=list)
     stalled: bool = False
     broken: bool = False
+    running: int = 0
 
     async def __call__(self, samples: Sequence[Parts]) -> Scored:
+        self.running += 1
+        try:
+            return await self._answers(samples)
+        finally:
+            self.running -= 1
+
+    async def _answers(self, samples: Sequence[Parts]) -> Scored:
         while self.stalled:
             await asyncio.sleep(0.005)
         if self.pause_s:

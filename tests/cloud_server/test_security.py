@@ -272,10 +272,14 @@ def test_full_queue_refuses_unary_calls_with_a_retry_hint(bundle):
         ) as channel:
             classify = channel.unary_unary(packet.CLASSIFY)
             greeting = Greeting(bytes.fromhex(bundle.digest), bytes(16))
-            calls = [
-                classify.future(packet.pack_request(Packet(k, 0, 1, bytes(24)), greeting))
-                for k in range(8)
-            ]
+
+            def ask(sample: int) -> grpc.Future:
+                packed = packet.pack_request(Packet(sample, 0, 1, bytes(24)), greeting)
+                return classify.future(packed)
+
+            calls = [ask(0)]
+            until(lambda: server.model.running == 1)  # else two may find the queue full with it
+            calls += [ask(sample) for sample in range(1, 8)]
             until(lambda: sum(call.done() for call in calls) == 5)  # 1 runs, 2 wait
             server.model.stalled = False
             codes = [call.code() for call in calls]
