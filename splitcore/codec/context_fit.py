@@ -1,8 +1,10 @@
 """Fit a context model: one small logistic regression for each phase and channel.
 
 Newton's method on the cross-entropy with a quadratic penalty, as if each weight were drawn from a
-normal distribution of width PRIOR_WIDTH, and each neuron's bias from one of NEURON_WIDTH around its
-channel's. A few samples give the start and the shape of the curvature, all of them the answer.
+normal distribution, and each neuron's bias from one of NEURON_WIDTH around its channel's. The more
+channels a neuron sees, the narrower that of the weights, so that what all of them say together has
+one width: PRIOR_WIDTH a tap. A few samples give the start and the shape of the curvature, all of
+them the answer.
 """
 
 from __future__ import annotations
@@ -25,15 +27,17 @@ from splitcore.codec.context_model import (
 from splitcore.errors import DataError
 from splitcore.spikes import SpikeShape
 
-PRIOR_WIDTH = 2.0  # log-odds; of the weights
+PRIOR_WIDTH = 1.0  # log-odds; of a weight where there is one channel
 NEURON_WIDTH = 1.0  # log-odds; of a neuron's bias around its channel's
 MAX_VALUES = 24_000_000  # of one design matrix in float32; more samples than fit are left out
 OWN_VALUES = 2_000_000  # of that of a channel that sees itself alone
 NEWTON_VALUES = 4_000_000  # of its part on which whole Hessians are taken
 MAX_MIXED = 64  # channels that see each other: that cost grows with their cube
 MAX_STEPS = 30  # of either kind; half of them are rarely needed
+MAX_HALVINGS = 8  # of a step that gains nothing
 LARGE_STEP = 4.0  # log-odds; Newton overshoots on rates near 0 and 1
 SMALL_GAIN = 1e-3  # nats a sample: what is left to gain is not worth a step
+FAIR_GAIN = 0.25  # of what a step should gain; below, its curvature is too wrong to go on with
 _TAPS = len(NOW_OFFSETS) + len(BEFORE_OFFSETS) + MAX_PHASES - 2
 
 
@@ -89,7 +93,8 @@ def _fit(code: np.ndarray, most_values: int, done: Callable[[], None] | None) ->
             # the same place's later channels are the last columns
             known = 1 + (len(taps) - 1) * channels + channel
             target = np.concatenate([chosen[:, step, channel] for step in own])
-            neuron, flat = _fitted(design[:, :, :known], target.reshape(len(target), -1))
+            seen, seeing = design[:, :, :known], target.reshape(len(target), -1)
+            neuron, flat = _fitted(seen, seeing, PRIOR_WIDTH / math.sqrt(channels))
             bias[phase, :, :, channel] = neuron.reshape(height, width)
             flat = np.pad(flat, (0, channels - channel)).reshape(-1, channels)
             weights[phase, taps, :, channel] = flat
@@ -169,65 +174,103 @@ class _Curvature:
         )
 
 
+@dataclass
+class _Slope:
+    """Where a regression stands: its cost in nats, the gradient, p (1 - p) of each target."""
+
+    cost: float
+    gradient_f: np.ndarray
+    gradient_p: np.ndarray
+    curve_np: np.ndarray
+
+
 class _Regression:
     """Logistic regression of a target (N, places) on a design (N, places, features)."""
 
-    def __init__(self, target_np: np.ndarray, features: int) -> None:
+    def __init__(self, target_np: np.ndarray, features: int, width: float) -> None:
         self.weights, self.neuron = np.zeros(features), np.zeros(target_np.shape[1])
         rate = target_np.mean().clip(1e-4, 1 - 1e-4)
         self.weights[0] = math.log(rate / (1 - rate))
-        self.ridge = np.full(features, PRIOR_WIDTH**-2)
+        self.ridge = np.full(features, width**-2)
         self.ridge[0] = 1e-3  # only keeps the system solvable
         self.ridge_neuron = NEURON_WIDTH**-2
 
     def newton(self, rows: np.ndarray, target_np: np.ndarray) -> _Curvature:
         """Newton's steps until one gains next to nothing; returns the last curvature."""
-        enough = SMALL_GAIN * len(target_np)
-        for steps_left in reversed(range(MAX_STEPS)):
-            curve, gradient = self._slope(rows, target_np)
+        slope = self._slope(rows, target_np)
+        for _ in range(MAX_STEPS):
+            curve = slope.curve_np
             scaled = rows * curve.reshape(-1, 1).astype(np.float32)
             hessian = (rows.T @ scaled).astype(np.float64) + np.diag(self.ridge)
             cross = scaled.reshape(*target_np.shape, -1).sum(axis=0, dtype=np.float64)
             curvature = _Curvature(hessian, cross, curve.sum(axis=0) + self.ridge_neuron)
-            if self._step(curvature, *gradient) < enough or not steps_left:
-                return curvature
-        raise AssertionError("the last step returns")
+            slope, due, _ = self._step(rows, target_np, slope, curvature)
+            if due < SMALL_GAIN * len(target_np):
+                break
+        return curvature
 
     def polish(self, rows: np.ndarray, target_np: np.ndarray, curvature: _Curvature) -> None:
-        """Steps on more samples with a curvature whose correlations come from a few of them."""
-        enough = SMALL_GAIN * len(target_np)
-        for _ in range(MAX_STEPS):
-            curve, gradient = self._slope(rows, target_np)
-            # rows hold 0 and 1, so their squares are themselves
-            diagonal = curve.reshape(-1).astype(np.float32) @ rows + self.ridge
-            diagonal_neuron = curve.sum(axis=0) + self.ridge_neuron
-            if self._step(curvature.rescaled(diagonal, diagonal_neuron), *gradient) < enough:
-                return
+        """Steps on more samples with a curvature whose correlations come from a few of them.
 
-    def _slope(
-        self, rows: np.ndarray, target_np: np.ndarray
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        Where those few mislead, all samples give the curvature after all.
+        """
+        slope = self._slope(rows, target_np)
+        for _ in range(MAX_STEPS):
+            # rows hold 0 and 1, so their squares are themselves
+            diagonal = slope.curve_np.reshape(-1).astype(np.float32) @ rows + self.ridge
+            diagonal_neuron = slope.curve_np.sum(axis=0) + self.ridge_neuron
+            borrowed = curvature.rescaled(diagonal, diagonal_neuron)
+            slope, due, gain = self._step(rows, target_np, slope, borrowed)
+            if due < SMALL_GAIN * len(target_np):
+                return
+            if gain < FAIR_GAIN * due:
+                break
+        self.newton(rows, target_np)
+
+    def _slope(self, rows: np.ndarray, target_np: np.ndarray) -> _Slope:
         odds = (rows @ self.weights.astype(np.float32)).reshape(target_np.shape) + self.neuron
         probability = 1 / (1 + np.exp(-odds))
         error = probability - target_np
-        gradient = error.reshape(-1).astype(np.float32) @ rows + self.ridge * self.weights
-        gradient_neuron = error.sum(axis=0) + self.ridge_neuron * self.neuron
-        return probability * (1 - probability), (gradient, gradient_neuron)
+        penalty = self.ridge @ self.weights**2 + self.ridge_neuron * self.neuron @ self.neuron
+        return _Slope(
+            float((np.logaddexp(0, odds) - target_np * odds).sum() + penalty / 2),
+            error.reshape(-1).astype(np.float32) @ rows + self.ridge * self.weights,
+            error.sum(axis=0) + self.ridge_neuron * self.neuron,
+            probability * (1 - probability),
+        )
 
-    def _step(self, curvature: _Curvature, gradient_f: np.ndarray, gradient_p: np.ndarray) -> float:
-        """Take a step; returns twice the nats that it gains, were the cost a parabola."""
-        step_f, step_p = curvature.solve(gradient_f, gradient_p)
+    def _step(
+        self, rows: np.ndarray, target_np: np.ndarray, slope: _Slope, curvature: _Curvature
+    ) -> tuple[_Slope, float, float]:
+        """Step until the cost is lower; returns the slope there, the gain due and the gain.
+
+        due: nats, were the cost a parabola of this curvature. A step is halved until it gains; at
+        the smallest the place stays and the gain is 0.
+        """
+        step_f, step_p = curvature.solve(slope.gradient_f, slope.gradient_p)
+        due = float(slope.gradient_f @ step_f + slope.gradient_p @ step_p) / 2
         scale = min(1.0, LARGE_STEP / max(np.abs(step_f).max(), np.abs(step_p).max(), 1e-9))
-        self.weights -= scale * step_f
-        self.neuron -= scale * step_p
-        return float(gradient_f @ step_f + gradient_p @ step_p)
+        weights, neuron = self.weights, self.neuron
+        for _ in range(MAX_HALVINGS):
+            self.weights, self.neuron = weights - scale * step_f, neuron - scale * step_p
+            there = self._slope(rows, target_np)
+            if there.cost < slope.cost:
+                return there, due, slope.cost - there.cost
+            scale /= 2
+        self.weights, self.neuron = weights, neuron
+        return slope, due, 0.0
 
 
-def _fitted(design_npf: np.ndarray, target_np: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Neuron biases (places,) and weights (features - 1,) in log-odds that code the target best."""
+def _fitted(
+    design_npf: np.ndarray, target_np: np.ndarray, width: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neuron biases (places,) and weights (features - 1,) in log-odds that code the target best.
+
+    width: of the normal distribution that the weights are taken to come from.
+    """
     count, places, features = design_npf.shape
     rows = design_npf.reshape(count * places, -1)
-    fit = _Regression(target_np, features)
+    fit = _Regression(target_np, features, width)
     few = math.ceil(NEWTON_VALUES / (places * features))
     curvature = fit.newton(rows[: few * places], target_np[:few])
     if few < count:

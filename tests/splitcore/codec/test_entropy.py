@@ -133,6 +133,17 @@ def test_polish_on_all_samples_is_as_good_as_newton(monkeypatch):
     assert entropy.ideal_bits(code, context_fit.fit(code)) == pytest.approx(whole, rel=1e-3)
 
 
+def test_polish_with_a_curvature_that_misleads_is_as_good_as_newton(monkeypatch):
+    rng = np.random.default_rng(0)
+    patterns = rng.random((10, 4, 24, 1, 1))  # firing rates of ten classes
+    code = (rng.random((2000, *patterns.shape[1:])) < patterns[rng.integers(10, size=2000)]).astype(
+        np.uint8
+    )
+    whole = entropy.ideal_bits(code, context_fit.fit(code))
+    monkeypatch.setattr(context_fit, "NEWTON_VALUES", 20_000)  # 200 samples for 96 weights
+    assert entropy.ideal_bits(code, context_fit.fit(code)) == pytest.approx(whole, rel=1e-3)
+
+
 def test_fit_of_samples_in_the_order_of_their_classes_is_as_good(monkeypatch):
     monkeypatch.setattr(context_fit, "NEWTON_VALUES", 20_000)
     rng = np.random.default_rng(3)
