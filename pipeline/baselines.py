@@ -32,8 +32,12 @@ def run(
     """
     config = configuration.load(config_path)
     name = ann or config.teacher
-    teacher = None if name is None else lineage.beside(config_path, name)
-    if teacher is None or teacher.model.neuron != "relu":
+    if name is None:
+        raise ConfigError(
+            f"{config_path}: teacher: none given, and baselines begin with an ANN; name one: --ann"
+        )
+    teacher = lineage.beside(config_path, name)
+    if teacher.model.neuron != "relu":
         raise ConfigError(
             f"{config_path}: teacher: baselines begin with an ANN (neuron: relu), not {name}"
         )

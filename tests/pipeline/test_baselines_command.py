@@ -64,3 +64,6 @@ def test_another_backbone_and_no_ann_are_refused(here: Path) -> None:
         go(here, "other")
     with pytest.raises(ConfigError, match=r"baselines begin with an ANN .* not cut"):
         go(here, "cut")
+    (here / "cut.yaml").write_text(CUT.replace("teacher: wide\n", ""))
+    with pytest.raises(ConfigError, match=r"cut.yaml: teacher: none given"):
+        go(here, None)
