@@ -11,7 +11,7 @@ from pipeline.console import progress_bar
 from splitcore.errors import ConfigError
 from training import config as configuration
 from training.baselines.split_ann import SplitAnn
-from training.baselines.study import QUALITIES, study
+from training.baselines.study import QUALITIES, RIVALS, Rival, study
 from training.data import sources
 
 
@@ -22,11 +22,13 @@ def run(
     runs: Path,
     out: Path,
     device: str,
+    only: tuple[Rival, ...] = RIVALS,
     qualities: tuple[int, ...] = QUALITIES,
     ann: str | None = None,
 ) -> dict[str, Any]:
-    """Train every baseline beside this config's run and write its rows into the file `out`.
+    """Train baselines beside this config's run and write their rows into the file `out`.
 
+    only: which ones, instead of all.
     They begin with the config's teacher, an ANN, or with the one of another width that `ann` names.
     It is looked for in the folder `runs` and trained there where it is missing.
     """
@@ -57,7 +59,9 @@ def run(
         known.complete([*lineage.ancestors(teacher, config_path), teacher])
         whole = known.network(teacher.name)
         assert isinstance(whole, SplitAnn)
-        found = study(config, dataset, whole.to(device), qualities=qualities, progress=progress)
+        found = study(
+            config, dataset, whole.to(device), only=only, qualities=qualities, progress=progress
+        )
     results.save(json.dumps(found, indent=1, allow_nan=False) + "\n", out)
     return {"file": str(out), **found}
 

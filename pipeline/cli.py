@@ -137,6 +137,10 @@ def baselines(
         list[int] | None,
         typer.Option(min=1, max=100, help="JPEG quality of an upload; repeat for more."),
     ] = None,
+    only: Annotated[
+        list[Literal["ann", "jpeg", "bottlenet", "bottlenet++", "one-bit"]] | None,
+        typer.Option(help="One of them instead of all; repeat for more."),
+    ] = None,
     ann: Annotated[
         str | None,
         typer.Option(help="Config of the ANN to begin with; default: the config's `teacher`."),
@@ -147,7 +151,9 @@ def baselines(
     """Train BottleNet, BottleNet++ and a 1-bit CNN at a config's cut, with the same effort."""
     from pipeline import baselines as work
 
-    more = {"qualities": tuple(quality)} if quality else {}
+    more: dict[str, Any] = {"qualities": tuple(quality)} if quality else {}
+    if only:
+        more["only"] = tuple(only)
     _answer(
         as_json,
         lambda: work.run(config, data=data, runs=runs, out=out, device=device, ann=ann, **more),

@@ -156,6 +156,8 @@ def test_study_measures_every_baseline_on_real_bytes(views: int, until: str | No
     for figures in test.values():
         assert figures["samples"] == 64
         assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
+    alone = study(settings, data, ann, only=("one-bit",))["rows"]
+    assert alone == [rows["1-bit CNN"]]
 
 
 def test_fit_of_a_codec_alone_leaves_the_backbone_as_it_was() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from rich.progress import Progress
@@ -26,6 +26,8 @@ from training.baselines.stored import Stored, as_input
 from training.config import Bottleneck, Config, Recipe
 from training.data.dataset import Dataset
 
+Rival = Literal["ann", "jpeg", "bottlenet", "bottlenet++", "one-bit"]
+RIVALS: tuple[Rival, ...] = get_args(Rival)
 QUALITIES = (5, 10, 25, 50, 75, 95)
 CALIBRATION = 512  # training images that set the ranges of an int8 edge
 
@@ -35,16 +37,18 @@ def study(
     dataset: Dataset,
     whole: SplitAnn,
     *,
+    only: Collection[Rival] = RIVALS,
     qualities: tuple[int, ...] = QUALITIES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train and measure all baselines that belong beside the cut spiking run of this config.
+    """Train and measure the baselines that belong beside the cut spiking run of this config.
 
     whole: the trained ANN they begin with. They train by the run's own recipe: as many epochs, of
     which as many for the codec alone, and frozen blocks where the spiking one has them. Codes are
     sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps, BottleNet++
     about as many, BottleNet as many channels. Each row holds the layers that the edge computes, the
-    figures on the validation images, for choosing, and those on the test images.
+    figures on the validation images, for choosing, and those on the test images. Each begins with
+    the same seed, so that one alone (`only`) is what it is among all.
     Raises ConfigError for data that are no images of 1 or 3 channels, and without a bottleneck.
     """
     shape, neck = dataset.image_shape, config.bottleneck
@@ -54,9 +58,10 @@ def study(
         raise ConfigError("bottleneck.channels: baselines are sized after a code; there is none")
     cut = backbone_named(config.model.backbone).index(config.split)
     blocks = len(whole.edge) + len(whole.cloud)
-    torch.manual_seed(config.recipe.seed)
-    rows = [_row("all on the edge (ANN)", "all_edge", whole.cut_at(blocks, None), dataset)]
-    for quality in qualities:
+    rows = []
+    if "ann" in only:
+        rows.append(_row("all on the edge (ANN)", "all_edge", whole.cut_at(blocks, None), dataset))
+    for quality in qualities if "jpeg" in only else ():
         upload = whole.cut_at(0, JpegUpload(quality))
         pixels = (*shape[1:], 3) if shape[0] == 3 else shape[1:]
         header = 8 * header_bytes(pixels, quality)
@@ -67,10 +72,14 @@ def study(
     calibration = as_input(dataset.train.some(CALIBRATION).images, torch.device("cpu"))
     device = whole.readout.weight.device
     stored = None
-    if config.recipe.frozen_edge_views:
+    if config.recipe.frozen_edge_views and not {"ann", "jpeg"}.issuperset(only):
         kept = whole.cut_at(config.frozen_blocks, None).edge
         stored = Stored(kept, dataset.train, config.recipe, device, progress)
-    for name, codec in _codecs(neck, neck.channels, config.model.steps, features):
+    for rival, (name, make) in _codecs(neck, neck.channels, config.model.steps, features).items():
+        if rival not in only:
+            continue
+        torch.manual_seed(config.recipe.seed)
+        codec = make()
         model = whole.cut_at(cut, codec.to(device))
         _train(model, name, config.recipe, dataset, stored, progress)
         rows.append(_row(name, "split", model, dataset))
@@ -124,13 +133,17 @@ def _train(
 
 def _codecs(
     neck: Bottleneck, channels: int, steps: int, features: tuple[int, int, int]
-) -> Iterator[tuple[str, FeatureCodec]]:
+) -> dict[Rival, tuple[str, Callable[[], FeatureCodec]]]:
     """features: (C, H, W) at the cut. BottleNet's stride is twice ours, where the map allows it."""
     inputs, *sides = features
-    yield "BottleNet", BottleNet(inputs, channels, min(2 * neck.stride, *sides))
+    stride = min(2 * neck.stride, *sides)
     wide = max(1, round(channels * steps / 8))  # codes of a byte
-    yield "BottleNet++", BottleNetPlusPlus(inputs, wide, neck.stride)
-    yield "1-bit CNN", OneBit(inputs, channels * steps, neck.stride, neck.kernel)
+    bits = channels * steps
+    return {
+        "bottlenet": ("BottleNet", lambda: BottleNet(inputs, channels, stride)),
+        "bottlenet++": ("BottleNet++", lambda: BottleNetPlusPlus(inputs, wide, neck.stride)),
+        "one-bit": ("1-bit CNN", lambda: OneBit(inputs, bits, neck.stride, neck.kernel)),
+    }
 
 
 def _shape_behind(edge: torch.nn.Module, shape: tuple[int, ...]) -> tuple[int, int, int]:
