@@ -10,8 +10,9 @@ from pipeline import lineage, results
 from pipeline.console import progress_bar
 from splitcore.errors import ConfigError
 from training import config as configuration
+from training.baselines.rival import Rival
 from training.baselines.split_ann import SplitAnn
-from training.baselines.study import QUALITIES, RIVALS, Rival, study
+from training.baselines.study import QUALITIES, study
 from training.data import sources
 
 
@@ -22,7 +23,7 @@ def run(
     runs: Path,
     out: Path,
     device: str,
-    only: tuple[Rival, ...] = RIVALS,
+    only: tuple[Rival, ...] = tuple(Rival),
     qualities: tuple[int, ...] = QUALITIES,
     ann: str | None = None,
 ) -> dict[str, Any]:

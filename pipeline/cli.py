@@ -23,6 +23,7 @@ from pipeline.console import (
     stderr,
 )
 from splitcore.errors import SpikeBottleNetError
+from training.baselines.rival import Rival
 
 MISMATCHES = ("mismatched_spikes", "prediction_mismatches", "spike_mismatches")
 
@@ -138,8 +139,7 @@ def baselines(
         typer.Option(min=1, max=100, help="JPEG quality of an upload; repeat for more."),
     ] = None,
     only: Annotated[
-        list[Literal["ann", "jpeg", "bottlenet", "bottlenet++", "one-bit"]] | None,
-        typer.Option(help="One of them instead of all; repeat for more."),
+        list[Rival] | None, typer.Option(help="One of them instead of all; repeat for more.")
     ] = None,
     ann: Annotated[
         str | None,

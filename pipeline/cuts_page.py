@@ -53,6 +53,21 @@ def at_each_cut(page: Sheet, inputs: Inputs) -> None:
         )
         for sentence in verdicts(cut.split, cut.ours, cut.baselines):
             page.paragraph(sentence)
+        if cut.baselines:
+            page.table(
+                f"bits-{number}",
+                [
+                    f"baseline at {cut.split}",
+                    "our smallest code as accurate",
+                    "right, %",
+                    "sent bits",
+                    "ours right, %",
+                    "ours sent",
+                    "times fewer",
+                ],
+                [bits_at_equal_accuracy(row, cut.ours) for row in cut.baselines],
+                numeric=5,
+            )
 
 
 def _cuts(inputs: Inputs) -> list[_Cut]:
@@ -107,6 +122,24 @@ def _baseline_row(row: Row, reference: float) -> list[str | None]:
         None,
         energy_text(energy.op_only_pj),
         energy_text(energy.full_pj),
+    ]
+
+
+def bits_at_equal_accuracy(row: Row, ours: tuple[Result, ...]) -> list[str | None]:
+    """A baseline beside the smallest of our codes that is at least as accurate, if there is one."""
+    theirs = row.test.payload_bits_mean
+    known: list[str | None] = [f"{100 * row.test.accuracy:.2f}", f"{theirs:,.0f}"]
+    matched = [each for each in ours if each.accuracy_pipeline >= row.test.accuracy]
+    if not matched:
+        return [row.name, None, *known, None, None, None]
+    best = min(matched, key=lambda result: result.payload_bits_mean)
+    return [
+        row.name,
+        _details(best).bundle.name,
+        *known,
+        f"{100 * best.accuracy_pipeline:.2f}",
+        f"{best.payload_bits_mean:,.0f}",
+        f"{theirs / best.payload_bits_mean:.3g}",
     ]
 
 

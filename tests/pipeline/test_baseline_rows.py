@@ -152,6 +152,21 @@ def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accu
     assert f"By the same rule, against BottleNet, it is {gain:.3g} times here" in said[2]
 
 
+def test_the_smallest_code_as_accurate_as_a_baseline_stands_beside_it(tmp_path):
+    (rival,) = check(json.loads(beside(tmp_path).read_text()), "beside.json").rows[2:3]  # 94.5 %
+    ours = []
+    for name, accuracy, bits in (("dear", 0.96, 300.0), ("good", 0.945, 100.0), ("bad", 0.9, 9.0)):
+        each = copy.deepcopy(example.result())
+        each.update(accuracy_pipeline=accuracy, payload_bits_mean=bits)
+        each["details"]["bundle"]["name"] = name
+        ours.append(check_result(each))
+    bits = rival.test.payload_bits_mean
+    known = [rival.name, "good", "94.50", f"{bits:,.0f}", "94.50", "100", f"{bits / 100:.3g}"]
+    assert cuts_page.bits_at_equal_accuracy(rival, tuple(ours)) == known
+    alone = cuts_page.bits_at_equal_accuracy(rival, tuple(ours[2:]))
+    assert alone == [rival.name, None, "94.50", f"{bits:,.0f}", None, None, None]
+
+
 def test_a_result_held_against_a_bottlenet_says_where_both_are_equal(tmp_path):
     ours = copy.deepcopy(example.result())
     ours["energy_pj"]["cmos45_fp32"] = {"op_only": 4600.0, "full": 92_000.0}
@@ -272,4 +287,4 @@ def test_report_as_markdown_holds_the_decision_and_nothing_from_names_is_markup(
     assert "## At each cut" in text
     assert "a\\|b" in text
     tables = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in tables} == {4, 6, 11}
+    assert {line.replace("\\|", "").count("|") for line in tables} == {4, 6, 8, 11}

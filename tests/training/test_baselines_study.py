@@ -18,6 +18,7 @@ from training.baselines.evaluate import evaluate
 from training.baselines.fit import fit
 from training.baselines.int8_edge import quantised_edge
 from training.baselines.one_bit import OneBit
+from training.baselines.rival import Rival
 from training.baselines.split_ann import SplitAnn, without_codec
 from training.baselines.stored import Stored
 from training.baselines.study import study
@@ -156,7 +157,7 @@ def test_study_measures_every_baseline_on_real_bytes(views: int, until: str | No
     for figures in test.values():
         assert figures["samples"] == 64
         assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
-    alone = study(settings, data, ann, only=("one-bit",))["rows"]
+    alone = study(settings, data, ann, only=(Rival.ONE_BIT,))["rows"]
     assert alone == [rows["1-bit CNN"]]
 
 

@@ -1,6 +1,7 @@
 """What others do instead: baselines on the same data, with the same effort, in real bytes.
 
 ann.py          a backbone with ReLU in place of spikes: the same convs, the same split points
+rival.py        their names
 codec.py        what a baseline sends: features to bytes and back, beside a differentiable stand-in
 bottlenet.py    BottleNet: narrow features, tiled into an image, sent as JPEG
 bottlenetpp.py  BottleNet++: sigmoid codes of 8 bits, noise while training

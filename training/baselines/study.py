@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from rich.progress import Progress
@@ -21,13 +21,12 @@ from training.baselines.fit import fit
 from training.baselines.int8_edge import quantised_edge
 from training.baselines.jpeg import JpegUpload, header_bytes
 from training.baselines.one_bit import OneBit
+from training.baselines.rival import Rival
 from training.baselines.split_ann import SplitAnn
 from training.baselines.stored import Stored, as_input
 from training.config import Bottleneck, Config, Recipe
 from training.data.dataset import Dataset
 
-Rival = Literal["ann", "jpeg", "bottlenet", "bottlenet++", "one-bit"]
-RIVALS: tuple[Rival, ...] = get_args(Rival)
 QUALITIES = (5, 10, 25, 50, 75, 95)
 CALIBRATION = 512  # training images that set the ranges of an int8 edge
 
@@ -37,7 +36,7 @@ def study(
     dataset: Dataset,
     whole: SplitAnn,
     *,
-    only: Collection[Rival] = RIVALS,
+    only: Collection[Rival] = tuple(Rival),
     qualities: tuple[int, ...] = QUALITIES,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -59,9 +58,9 @@ def study(
     cut = backbone_named(config.model.backbone).index(config.split)
     blocks = len(whole.edge) + len(whole.cloud)
     rows = []
-    if "ann" in only:
+    if Rival.ANN in only:
         rows.append(_row("all on the edge (ANN)", "all_edge", whole.cut_at(blocks, None), dataset))
-    for quality in qualities if "jpeg" in only else ():
+    for quality in qualities if Rival.JPEG in only else ():
         upload = whole.cut_at(0, JpegUpload(quality))
         pixels = (*shape[1:], 3) if shape[0] == 3 else shape[1:]
         header = 8 * header_bytes(pixels, quality)
@@ -72,7 +71,7 @@ def study(
     calibration = as_input(dataset.train.some(CALIBRATION).images, torch.device("cpu"))
     device = whole.readout.weight.device
     stored = None
-    if config.recipe.frozen_edge_views and not {"ann", "jpeg"}.issuperset(only):
+    if config.recipe.frozen_edge_views and not {Rival.ANN, Rival.JPEG}.issuperset(only):
         kept = whole.cut_at(config.frozen_blocks, None).edge
         stored = Stored(kept, dataset.train, config.recipe, device, progress)
     for rival, (name, make) in _codecs(neck, neck.channels, config.model.steps, features).items():
@@ -139,10 +138,11 @@ def _codecs(
     stride = min(2 * neck.stride, *sides)
     wide = max(1, round(channels * steps / 8))  # codes of a byte
     bits = channels * steps
+    plusplus = Rival.BOTTLENET_PLUS_PLUS
     return {
-        "bottlenet": ("BottleNet", lambda: BottleNet(inputs, channels, stride)),
-        "bottlenet++": ("BottleNet++", lambda: BottleNetPlusPlus(inputs, wide, neck.stride)),
-        "one-bit": ("1-bit CNN", lambda: OneBit(inputs, bits, neck.stride, neck.kernel)),
+        Rival.BOTTLENET: ("BottleNet", lambda: BottleNet(inputs, channels, stride)),
+        plusplus: ("BottleNet++", lambda: BottleNetPlusPlus(inputs, wide, neck.stride)),
+        Rival.ONE_BIT: ("1-bit CNN", lambda: OneBit(inputs, bits, neck.stride, neck.kernel)),
     }
 
 
