@@ -64,12 +64,11 @@ def fit(code_ntchw: np.ndarray, done: Callable[[], None] | None = None) -> Conte
 
     with ThreadPoolExecutor() as pool:
         models = list(pool.map(alone, range(channels)))
+    bias, *weights = zip(*(model.arrays for model in models), strict=True)
     return ContextModel(
         (steps, channels, height, width),
-        np.concatenate([model.bias_phwc for model in models], axis=3),
-        np.concatenate([model.now_pkcc for model in models], axis=2),
-        np.concatenate([model.before_pkcc for model in models], axis=2),
-        np.concatenate([model.older_pkcc for model in models], axis=2),
+        np.concatenate(bias, axis=3),
+        *(np.concatenate(each, axis=2) for each in weights),
     )
 
 

@@ -30,6 +30,7 @@ from splitcore.errors import BundleError, CodecError
 from splitcore.spikes import SpikeShape
 
 FORMAT = "spikebottlenet-context-1"
+_TENSORS = ("bias", "now", "before", "older")  # in the file, in the order of the fields
 MAX_PHASES = 4
 MAX_CHANNELS = 2048  # sums of int16 weights then stay inside int32
 ODDS_UNITY = 256  # weights are log-odds in these parts
@@ -81,15 +82,15 @@ class ContextModel:
                 )
             object.__setattr__(self, name, np.ascontiguousarray(array))
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """bias, now, before, older."""
+        return self.bias_phwc, self.now_pkcc, self.before_pkcc, self.older_pkcc
+
 
 def save(model: ContextModel, path: Path) -> None:
     """Write the model as one safetensors file."""
-    tensors = {
-        "bias": model.bias_phwc,
-        "now": model.now_pkcc,
-        "before": model.before_pkcc,
-        "older": model.older_pkcc,
-    }
+    tensors: dict[str, np.ndarray] = dict(zip(_TENSORS, model.arrays, strict=True))
     save_file(tensors, str(path), metadata={"format": FORMAT})
 
 
@@ -100,8 +101,7 @@ def load(path: Path, shape: SpikeShape) -> ContextModel:
             found = (file.metadata() or {}).get("format")
             if found != FORMAT:
                 raise BundleError(f"{path}: expected format {FORMAT}, got {found!r}")
-            names = ("bias", "now", "before", "older")
-            return ContextModel(shape, *(file.get_tensor(name) for name in names))
+            return ContextModel(shape, *(file.get_tensor(name) for name in _TENSORS))
     except (OSError, SafetensorError, CodecError) as error:
         raise BundleError(f"{path}: no readable context model ({error})") from None
 

@@ -131,8 +131,7 @@ class Refitted:
 def refitted(code_ntchw: np.ndarray) -> Refitted:
     """The context model's entropy, fitted to these very spikes (N, T, C, H, W)."""
     model = context_fit.fit(code_ntchw)
-    arrays = (model.bias_phwc, model.now_pkcc, model.before_pkcc, model.older_pkcc)
-    weights = sum(int(np.count_nonzero(array)) for array in arrays)
+    weights = sum(int(np.count_nonzero(array)) for array in model.arrays)
     by_chance = weights / (2 * math.log(2) * len(code_ntchw))
     return Refitted(ideal_bits(code_ntchw, model), by_chance)
 

@@ -72,7 +72,7 @@ def _channels_last(spikes_tchw: np.ndarray) -> np.ndarray:
 
 def _arrays(model: ContextModel | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     assert model is not None, "usable() was not asked"
-    return model.bias_phwc, model.now_pkcc, model.before_pkcc, model.older_pkcc
+    return model.arrays
 
 
 @numba.njit(cache=True)
@@ -186,7 +186,7 @@ def _decode_many(spikes, bias, now, before, older, table, data, ends, again, goo
 def code_length(spikes_tchw: np.ndarray, model: ContextModel) -> float:
     """-log2 P(spikes) under the model, with the probabilities that the coder uses."""
     bits_of = -np.log2(probability_table() / (1 << range_coder.PROBABILITY_BITS))
-    return float(_length(_channels_last(spikes_tchw), *_arrays(model), bits_of))
+    return float(_length(_channels_last(spikes_tchw), *model.arrays, bits_of))
 
 
 @numba.njit(cache=True)
