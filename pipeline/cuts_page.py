@@ -82,7 +82,8 @@ def _cuts(inputs: Inputs) -> list[_Cut]:
                         label = row.name if row.name not in rows else f"{row.name} ({each.file})"
                         rows[label] = row.model_copy(update={"name": label})
         ours = tuple(result for detail, result in details if detail.bundle.split == split)
-        found.append(_Cut(split, ours, tuple(rows.values())))
+        best_first = sorted(rows.values(), key=lambda row: -row.test.accuracy)
+        found.append(_Cut(split, ours, tuple(best_first)))
     return found
 
 
@@ -145,29 +146,39 @@ def bits_at_equal_accuracy(row: Row, ours: tuple[Result, ...]) -> list[str | Non
 
 def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -> list[str]:
     """Which baselines at this cut are as accurate with as few bits, and BottleNet's energy."""
-    found = []
-    for row in baselines:
-        bits, share = row.test.payload_bits_mean, row.test.accuracy
-        beaten = [
-            _details(result).bundle.name
-            for result in ours
-            if share >= result.accuracy_pipeline and bits <= result.payload_bits_mean
-        ]
-        if beaten:
-            found.append(
-                f"{row.name} wins at {split}: {100 * share:.2f} % with {bits:,.0f} bits, at least "
-                f"as accurate and as small as {', '.join(beaten)}."
-            )
-    if baselines and not found:
-        found.append(
-            f"At {split} no baseline is both as accurate and as small as one of our codes."
-        )
+    found = [_winners(split, ours, baselines)] if baselines else []
     priced = [result for result in ours if DIGITAL in result.energy_pj]
     if priced:
         rivals = (row for row in baselines if f"{row.name},".startswith(f"{published_gain.RIVAL},"))
         for rival in rivals:
             found += _against(rival, split, priced)
     return found
+
+
+def _winners(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -> str:
+    winners = [
+        f"{row.name} ({100 * row.test.accuracy:.2f} %, {row.test.payload_bits_mean:,.0f} bits)"
+        for row in baselines
+        if any(_beats(row, each) for each in ours)
+    ]
+    if not winners:
+        return f"At {split} no baseline is both as accurate and as small as one of our codes."
+    safe = [
+        _details(each).bundle.name
+        for each in ours
+        if not any(_beats(row, each) for row in baselines)
+    ]
+    return (
+        f"At {split} these win, as accurate and as small as one of our codes or better: "
+        f"{'; '.join(winners)}."
+    ) + (f" None wins against {', '.join(safe)}." if safe else "")
+
+
+def _beats(row: Row, ours: Result) -> bool:
+    return (
+        row.test.accuracy >= ours.accuracy_pipeline
+        and row.test.payload_bits_mean <= ours.payload_bits_mean
+    )
 
 
 def _against(rival: Row, split: str, priced: list[Result]) -> list[str]:

@@ -139,7 +139,10 @@ def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accu
     record = check_result(ours)
     found = check(json.loads(beside(tmp_path).read_text()), "beside.json").rows[2:]
     said = cuts_page.verdicts("block1", (record,), tuple(found))
-    assert said[0].startswith("1-bit CNN wins at block1: 96.00 % with 400 bits")
+    assert said[0] == (
+        "At block1 these win, as accurate and as small as one of our codes or better: "
+        "1-bit CNN (96.00 %, 400 bits)."
+    )
     # BottleNet: 2,000 MACs × 4.6 = 9,200 pJ and two words of 5 pJ each a MAC more: 29,200
     assert "2 times less edge energy op-only and 0.317 times in full" in said[1]
     said = cuts_page.verdicts("block1", (record,), tuple(found[:1]))
@@ -272,7 +275,7 @@ def test_report_draws_baselines_beside_the_cuts(files, tmp_path, chromium):
     assert seen["problems"] == []
     assert seen["overflow"] <= 0
     assert "At each cut" in seen["text"]
-    assert "1-bit CNN wins at block1" in seen["text"]
+    assert "At block1 these win" in seen["text"]
     assert "Baselines that are as accurate as the chosen cut" in seen["text"]
 
 
