@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from splitcore import spikes
 from splitcore.bundle import Bundle, Manifest
 from splitcore.errors import DataError
 from training.data import sources
+
+NAMED_CLASSES = 10  # in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +45,15 @@ def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
     images = test.split.images
     if test.classes != manifest.classes or images.shape[-3:] != manifest.input_shape:
         raise DataError(
-            f"{source}: {len(test.classes)} classes of images {images.shape[1:]}; the bundle "
-            f"expects {len(manifest.classes)} of {manifest.input_shape}"
+            f"{source}: {_kind(test.classes, images.shape[1:])}; "
+            f"{bundle.path} expects {_kind(manifest.classes, manifest.input_shape)}"
         )
     return Images(test.name, images, frames(bundle, images), test.split.labels_n)
+
+
+def _kind(classes: Sequence[str], shape: tuple[int, ...]) -> str:
+    names = [*classes[:NAMED_CLASSES], *(["…"] if len(classes) > NAMED_CLASSES else [])]
+    return f"{len(classes)} classes ({', '.join(names)}) of images {shape}"
 
 
 def _trained_on(manifest: Manifest) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def write_photographs(root, names, size):
     for name in names:
         (root / name).mkdir(parents=True)
         for index in range(5):
-            Image.new("RGB", size, (int(name) * 20, 0, 0)).save(root / name / f"{index}.png")
+            Image.new("RGB", size, (int(name, 36) * 20, 0, 0)).save(root / name / f"{index}.png")
     return root
 
 
@@ -28,9 +28,12 @@ def test_photographs_of_another_size_are_scaled_to_the_bundle(digits_bundle, tmp
     assert (found.frames_ntchw[:, :, 0, 0, 0] == (grey >> 2)[:, None]).all()
 
 
-def test_photographs_of_other_classes_are_refused(digits_bundle, tmp_path):
-    photographs = write_photographs(tmp_path / "photos", "012345678", (8, 8))
-    with pytest.raises(DataError, match="9 classes of images"):
+@pytest.mark.parametrize(
+    ("classes", "told"), [("012345678", r"9 .*7, 8\)"), ("012345678a", r"10 .*8, a\)")]
+)
+def test_photographs_of_other_classes_are_refused(digits_bundle, tmp_path, classes, told):
+    photographs = write_photographs(tmp_path / "photos", classes, (8, 8))
+    with pytest.raises(DataError, match=told + r" of images .* expects 10 classes \(0.*9\)"):
         images.load(open_bundle(digits_bundle), str(photographs), None)
 
 
