@@ -101,7 +101,7 @@ def measure_codes(code_ntchw: np.ndarray, manifest: Manifest, known: CodeContext
     bounds = entropy.entropies(code_ntchw)
     if again.is_bound:
         bounds["trained"] = again.bits
-    elif own is not None:
+    if own is not None:
         bounds["trained, on other images"] = own
     best_model = min(bounds, key=lambda name: bounds[name])
     sizes = {
