@@ -2,8 +2,9 @@
 
 The entropy that payloads are compared with is the lowest of all models stated in
 `splitcore.codec.entropy`, each fitted to the very samples that are coded: no codec could know that
-much beforehand. Where the samples are too few to fit the context model to, the bundle's own stands
-in, which never saw them. Payload bits are whole bytes, packets' envelopes are not in them.
+much beforehand. The bundle's own context model is among them, which never saw the samples; the one
+fitted to them is left out where they are too few. Payload bits are whole bytes, packets' envelopes
+are not in them.
 """
 
 from __future__ import annotations
