@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import lineage, results
+from pipeline import lineage, results, trained_on
 from pipeline.console import progress_bar
 from splitcore.errors import ConfigError
 from training import config as configuration
 from training.baselines.rival import Rival
 from training.baselines.split_ann import SplitAnn
 from training.baselines.study import QUALITIES, study
-from training.data import sources
 
 
 def run(
@@ -51,10 +50,7 @@ def run(
         )
     width = {"width": teacher.model.width}
     config = config.model_copy(update={"model": config.model.model_copy(update=width)})
-    settings = config.data
-    dataset = sources.load(
-        data or settings.source, settings.seed, settings.image_shape, config.model.steps
-    )
+    dataset = trained_on.load(config, data)
     with progress_bar() as progress:
         known = lineage.Runs(runs, dataset, device, progress)
         known.complete([*lineage.ancestors(teacher, config_path), teacher])

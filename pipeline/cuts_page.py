@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from measure.dense import DenseEnergy
@@ -130,7 +131,7 @@ def bits_at_equal_accuracy(row: Row, ours: tuple[Result, ...]) -> list[str | Non
     """A baseline beside the smallest of our codes that is at least as accurate, if there is one."""
     theirs = row.test.payload_bits_mean
     known: list[str | None] = [f"{100 * row.test.accuracy:.2f}", f"{theirs:,.0f}"]
-    matched = [each for each in ours if each.accuracy_pipeline >= row.test.accuracy]
+    matched = _as_accurate(ours, row)
     if not matched:
         return [row.name, None, *known, None, None, None]
     best = min(matched, key=lambda result: result.payload_bits_mean)
@@ -181,10 +182,14 @@ def _beats(row: Row, ours: Result) -> bool:
     )
 
 
+def _as_accurate(ours: Sequence[Result], row: Row) -> list[Result]:
+    return [each for each in ours if each.accuracy_pipeline >= row.test.accuracy]
+
+
 def _against(rival: Row, split: str, priced: list[Result]) -> list[str]:
     """Edge energy against a BottleNet, where one of our codes is as accurate; else against it."""
     theirs = rival.energy()
-    matched = [each for each in priced if each.accuracy_pipeline >= rival.test.accuracy]
+    matched = _as_accurate(priced, rival)
     if matched:
         ours = min(matched, key=lambda result: result.energy_pj[DIGITAL].full)
         opening = f"At the accuracy of {rival.name} or better"

@@ -9,17 +9,16 @@ import numpy as np
 from rich.progress import Progress
 
 from lava_edge.export import export_bundle
-from pipeline import card
+from pipeline import card, trained_on
 from pipeline.console import progress_bar
 from splitcore.bundle import Bundle, FileRecord, Manifest, Probe
 from splitcore.codec import context_fit
 from splitcore.codec.context import CodeContext
 from splitcore.codec.registry import encode_best
-from splitcore.errors import DataError
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
-from training.data import sources
 from training.data.dataset import Dataset, Split
+from training.data.kind import Kind
 from training.evaluate import Answers
 from training.model import SplitModel
 
@@ -36,11 +35,12 @@ def export(
     progress: where to show how far that is. Raises DataError when the images are not those that the
     model was trained for.
     """
-    if dataset.classes != found.classes or dataset.image_shape != found.image_shape:
-        raise DataError(
-            f"{dataset.name}: {len(dataset.classes)} classes of images {dataset.image_shape}; the "
-            f"checkpoint was trained for {len(found.classes)} of {found.image_shape}"
-        )
+    expected = Kind(found.classes, found.image_shape)
+    expected.require(
+        Kind(dataset.classes, dataset.image_shape),
+        dataset.name,
+        f"the checkpoint of {found.config.name}",
+    )
     model, config = found.model(), found.config
     graph, tail = model.lower()
     progress = progress or Progress(disable=True)
@@ -110,10 +110,7 @@ def _answers(model: SplitModel, split: Split, name: str, progress: Progress) -> 
 def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]:
     """The export command."""
     found = checkpoint.load(checkpoint_path)
-    settings = found.config.data
-    dataset = sources.load(
-        data or settings.source, settings.seed, settings.image_shape, found.config.model.steps
-    )
+    dataset = trained_on.load(found.config, data)
     with progress_bar() as progress:
         bundle = export(found, dataset, out, progress)
     manifest = bundle.manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,7 @@ from splitcore import spikes
 from splitcore.bundle import Bundle, Manifest
 from splitcore.errors import DataError
 from training.data import sources
-
-NAMED_CLASSES = 10  # in a message
+from training.data.kind import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,17 +41,9 @@ def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
         raise DataError(f"{bundle.path}: does not say what it was trained on; give --data")
     test = sources.load_test(source, seed, manifest.input_shape, manifest.steps, samples)
     images = test.split.images
-    if test.classes != manifest.classes or images.shape[-3:] != manifest.input_shape:
-        raise DataError(
-            f"{source}: {_kind(test.classes, images.shape[1:])}; "
-            f"{bundle.path} expects {_kind(manifest.classes, manifest.input_shape)}"
-        )
+    expected = Kind(manifest.classes, manifest.input_shape)
+    expected.require(Kind(test.classes, images.shape[-3:]), source, bundle.path)
     return Images(test.name, images, frames(bundle, images), test.split.labels_n)
-
-
-def _kind(classes: Sequence[str], shape: tuple[int, ...]) -> str:
-    names = [*classes[:NAMED_CLASSES], *(["…"] if len(classes) > NAMED_CLASSES else [])]
-    return f"{len(classes)} classes ({', '.join(names)}) of images {shape}"
 
 
 def _trained_on(manifest: Manifest) -> dict[str, Any]:

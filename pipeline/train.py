@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from measure.interval import wilson_interval
-from pipeline import lineage
+from pipeline import lineage, trained_on
 from pipeline.console import progress_bar
 from splitcore.bundle import Bundle, open_bundle
 from splitcore.errors import UsageError
@@ -21,7 +21,6 @@ from training import checkpoint, evaluate, parallel
 from training import config as configuration
 from training.baselines.split_ann import SplitAnn
 from training.config import Config
-from training.data import sources
 from training.data.dataset import Dataset
 from training.model import SplitModel
 from training.teacher import Teacher
@@ -55,9 +54,7 @@ def run(
                 f"{each.path}: data: runs of one command share images and steps; "
                 f"those of {planned[0].path} are others"
             )
-    dataset = sources.load(
-        data or settings[0].source, settings[0].seed, settings[0].image_shape, settings[1]
-    )
+    dataset = trained_on.load(planned[0].config, data)
     with parallel.joined(device) as own, progress_bar() as progress:
         shown = progress if parallel.leads() else None
         runs = lineage.Runs(planned[0].folder.parent, dataset, own, shown)

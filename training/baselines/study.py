@@ -55,7 +55,6 @@ def study(
         raise ConfigError(f"baselines: expected images of 1 or 3 channels, got {shape}")
     if neck is None or neck.channels is None:
         raise ConfigError("bottleneck.channels: baselines are sized after a code; there is none")
-    cut = backbone_named(config.model.backbone).index(config.split)
     blocks = len(whole.edge) + len(whole.cloud)
     rows = []
     if Rival.ANN in only:
@@ -66,15 +65,38 @@ def study(
         header = 8 * header_bytes(pixels, quality)
         name = f"all in the cloud (JPEG {quality})"
         rows.append(_row(name, "all_cloud", upload, dataset, header_bits_not_charged=header))
+    if not {Rival.ANN, Rival.JPEG}.issuperset(only):
+        rows += _split_rows(config, neck, neck.channels, dataset, whole, only, progress)
+    return {
+        "data": dataset.name,
+        "backbone": config.model.backbone,
+        "width": config.model.width,
+        "split": config.split,
+        "beside": config.name,
+        "seed": config.recipe.seed,
+        "rows": rows,
+    }
 
-    features = _shape_behind(whole.cut_at(cut, None).edge, shape)
+
+def _split_rows(
+    config: Config,
+    neck: Bottleneck,
+    channels: int,
+    dataset: Dataset,
+    whole: SplitAnn,
+    only: Collection[Rival],
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """A row for each of those baselines that send features."""
+    cut = backbone_named(config.model.backbone).index(config.split)
+    features = _shape_behind(whole.cut_at(cut, None).edge, dataset.image_shape)
     calibration = as_input(dataset.train.some(CALIBRATION).images, torch.device("cpu"))
     device = whole.readout.weight.device
-    stored = None
-    if config.recipe.frozen_edge_views and not {Rival.ANN, Rival.JPEG}.issuperset(only):
+    rows, stored = [], None
+    if config.recipe.frozen_edge_views:
         kept = whole.cut_at(config.frozen_blocks, None).edge
         stored = Stored(kept, dataset.train, config.recipe, device, progress)
-    for rival, (name, make) in _codecs(neck, neck.channels, config.model.steps, features).items():
+    for rival, (name, make) in _codecs(neck, channels, config.model.steps, features).items():
         if rival not in only:
             continue
         torch.manual_seed(config.recipe.seed)
@@ -86,15 +108,7 @@ def study(
             on_cpu = copy.deepcopy(model).cpu()
             small = quantised_edge(on_cpu, calibration)
             rows.append(_row(f"{name}, int8 edge", "split", small, dataset, counted=on_cpu))
-    return {
-        "data": dataset.name,
-        "backbone": config.model.backbone,
-        "width": config.model.width,
-        "split": config.split,
-        "beside": config.name,
-        "seed": config.recipe.seed,
-        "rows": rows,
-    }
+    return rows
 
 
 def _train(
