@@ -14,6 +14,7 @@ from cloud_server.service import Served, Service
 from splitcore import spikes
 from splitcore.bundle import MANIFEST, Bundle, open_bundle
 from splitcore.codec.bitmap import Bitmap
+from splitcore.codec.context import largest_group
 from splitcore.errors import InputError, UsageError
 
 log = logging.getLogger(__name__)
@@ -102,5 +103,6 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def message_limit(bundles: list[Bundle]) -> int:
     """Bytes of the largest message worth reading: an uplink fills 32 KiB, then adds one packet."""
-    largest = max(spikes.packed_size(bundle.manifest.spike_shape) for bundle in bundles)
+    shapes = [bundle.manifest.spike_shape for bundle in bundles]
+    largest = max(largest_group(shape) * spikes.packed_size(shape) for shape in shapes)
     return (64 << 10) + 2 * largest

@@ -9,18 +9,28 @@ from typing import NamedTuple
 import numpy as np
 
 from splitcore.codec.context import CodeContext
-from splitcore.codec.registry import decode, decode_many, warm
+from splitcore.codec.registry import Coded, decode, decode_many, warm
 from splitcore.errors import CodecError
 
 Scores = Callable[[np.ndarray], np.ndarray]  # uint8 (N, T, C, H, W) -> float32 (N, classes)
 
 
 class Part(NamedTuple):
-    """One payload of a sample: step 0 is all of it, k = 1 … T one time step."""
+    """One payload of a sample: step 0 is all of it, k = 1 … T one time step.
+
+    Where `samples` share the payload it is number `place` of them.
+    """
 
     step: int
     codec: int
     payload: bytes
+    samples: int = 1
+    place: int = 0
+
+    @property
+    def whole(self) -> Coded:
+        """It as what `decode_many` takes, if it is all of the sample."""
+        return Coded(self.codec, self.payload, self.samples, self.place)
 
 
 Parts = tuple[Part, ...]  # one sample: one whole part, or T steps in order
@@ -55,11 +65,11 @@ class Predictor:
         """Scores of each sample, or the CodecError that its payload deserves."""
         # Zeros: a sample that cannot be decoded goes through the model as silence.
         code_ntchw = np.zeros((len(samples), *self._context.shape), dtype=np.uint8)
-        whole = [(parts[0].codec, parts[0].payload) for parts in samples if parts[0].step == 0]
+        whole = [parts[0].whole for parts in samples if parts[0].step == 0]
         if len(whole) == len(samples):
             errors = decode_many(whole, self._context, code_ntchw)
         else:
-            errors = self._decode_each(samples, code_ntchw)
+            errors = self._decode_mixed(samples, code_ntchw)
         return Scored(self._scores(code_ntchw), errors)
 
     def warm(self, samples: int) -> None:
@@ -67,20 +77,22 @@ class Predictor:
         warm(self._context)
         self._scores(np.zeros((samples, *self._context.shape), dtype=np.uint8))
 
-    def _decode_each(
+    def _decode_mixed(
         self, samples: Sequence[Parts], out_ntchw: np.ndarray
     ) -> dict[int, CodecError]:
-        errors: dict[int, CodecError] = {}
+        whole = [place for place, parts in enumerate(samples) if parts[0].step == 0]
+        decoded_ntchw = np.zeros((len(whole), *self._context.shape), dtype=np.uint8)
+        found = decode_many([samples[at][0].whole for at in whole], self._context, decoded_ntchw)
+        out_ntchw[whole] = decoded_ntchw
+        errors = {whole[place]: error for place, error in found.items()}
         for place, (parts, out_tchw) in enumerate(zip(samples, out_ntchw, strict=True)):
-            try:
-                self._decode(parts, out_tchw)
-            except CodecError as error:
-                errors[place] = error
+            if parts[0].step:
+                try:
+                    self._decode_steps(parts, out_tchw)
+                except CodecError as error:
+                    errors[place] = error
         return errors
 
-    def _decode(self, parts: Parts, out_tchw: np.ndarray) -> None:
-        if parts[0].step == 0:
-            out_tchw[:] = decode(parts[0].codec, parts[0].payload, self._context)
-            return
+    def _decode_steps(self, parts: Parts, out_tchw: np.ndarray) -> None:
         for t, part in enumerate(parts):
             out_tchw[t] = decode(part.codec, part.payload, self._context, out_tchw[:t], steps=1)[0]

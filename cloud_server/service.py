@@ -125,8 +125,8 @@ class Service:
         arrived = time.perf_counter()
         greeting, received = packet.unpack_request(raw_request)
         served = self.find(greeting)
-        if received.step != 0:
-            raise PacketError(f"packet of sample {received.sample}: a step needs a stream")
+        if received.step or received.more:
+            raise PacketError(f"packet of sample {received.sample}: steps and groups need a stream")
         sample, parts = received.sample, (_part(received),)
         known = self.recall(served, greeting.session, sample, hash(parts))
         if known is None:
@@ -165,15 +165,16 @@ class Service:
         return replies
 
 
-def _part(received: Packet) -> Part:
-    return Part(received.step, received.codec, received.payload)
+def _part(received: Packet, place: int = 0) -> Part:
+    return Part(received.step, received.codec, received.payload, len(received.samples), place)
 
 
 class Conversation:
     """One stream of one client: its credit, its unfinished steps, its replies.
 
     `reply` gets answers and rejections, or the exception that ends the stream. Each sample begun,
-    and each damaged packet, costs one credit until its reply is acknowledged.
+    and each damaged packet, costs one credit until its reply is acknowledged. A packet of several
+    samples is taken where there is credit for the first.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class Conversation:
         return packet.pack_welcome(self.window)
 
     def receive(self, raw: bytes) -> int:
-        """Take one message and return how many packets it held.
+        """Take one message and return how many packets it held, of whole samples one for each.
 
         Raises PacketError for bytes that are none and after too many damaged packets, WindowError
         where the client passes its credit.
@@ -217,22 +218,24 @@ class Conversation:
         begun = Begun(time.perf_counter())
         message = packet.parse(raw)
         self._acknowledge(message.acked)
-        packets, payload_bits = message.packets, 0
+        packets, payload_bits = 0, 0
         try:
-            for one in packets:
+            for one in message.packets:
+                packets += 1
                 payload_bits += 8 * len(one.payload)
                 try:
                     received = packet.checked(one, self.served.digest)
-                    parts = self._assemble(received)
+                    packets += received.more
+                    samples = self._assemble(received)
                 except PacketError as error:
                     self._reject(one.sample, error)
                 else:
-                    if parts:
-                        self._begin(begun, received.sample, parts)
+                    for sample, parts in samples:
+                        self._begin(begun, sample, parts)
         finally:  # what came before the error that ends this stream was taken
             self._submit(begun)
-        self.service.metrics.received(self.served.name, len(packets), payload_bits, len(raw))
-        return len(packets)
+        self.service.metrics.received(self.served.name, packets, payload_bits, len(raw))
+        return packets
 
     def _acknowledge(self, acked: int) -> None:
         if acked:
@@ -240,35 +243,35 @@ class Conversation:
                 raise PacketError(f"{acked} replies acknowledged of {self._replied} given")
             self._acked = acked
 
-    def _spend(self) -> None:
+    def _spend(self, samples: int = 1) -> None:
         # Twice the window: copies that the network made cost credit that the client never spent.
-        self._begun += 1
-        if self._begun - self._acked > 2 * self.window:
+        if self._begun - self._acked >= 2 * self.window:
             raise WindowError(
                 f"more than {self.window} samples in flight; wait for answers and acknowledge them"
             )
+        self._begun += samples
 
-    def _assemble(self, received: Packet) -> Parts:
-        """The whole sample that this packet completes; nothing where it completes none."""
+    def _assemble(self, received: Packet) -> list[tuple[int, Parts]]:
+        """The whole samples that this packet completes; nothing where it completes none."""
         step, sample = received.step, received.sample
         if step == 0:
-            self._spend()
-            return (_part(received),)
+            self._spend(len(received.samples))
+            return [(k, (_part(received, k - sample),)) for k in received.samples]
         if step > self.served.steps:
             raise PacketError(f"step {step} of a sample with {self.served.steps} steps")
         if sample in self._settled:
-            return ()
+            return []
         if sample not in self._partial:
             self._spend()
         have = self._partial.setdefault(sample, {})
         have[step] = _part(received)
         if len(have) < self.served.steps:
-            return ()
+            return []
         del self._partial[sample]
         self._settled[sample] = None
         while len(self._settled) > 4 * self.window:
             self._settled.popitem(last=False)
-        return tuple(have[step] for step in range(1, self.served.steps + 1))
+        return [(sample, tuple(have[step] for step in range(1, self.served.steps + 1)))]
 
     def _reject(self, sample: int, error: Exception) -> None:
         self._spend()

@@ -76,7 +76,6 @@ class LinkStream:
         self.quiet_since = time.monotonic()
         self._window = 0
         self._ended = False
-        self._begun = 0  # samples
         self._read = 0  # replies to packets
         self._acked = 0  # of them, as the server was told
 
@@ -160,10 +159,8 @@ class LinkStream:
             if entry is None or entry.sent == len(entry.packets):
                 outbox.unsent.popleft()
                 continue
-            if entry.sent == 0:
-                if self._begun - self._read >= self._window:
-                    break
-                self._begun += 1
+            if entry.sent == 0 and outbox.in_flight >= self._window:
+                break
             first = first or entry
             self._writing.append((entry.packets[entry.sent].sample, entry.packets[entry.sent].step))
             parts.append(entry.take())

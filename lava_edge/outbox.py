@@ -1,5 +1,8 @@
 """The uplink's account of its samples: what waits, what was answered, what is lost.
 
+A sample, or a group of them that travels in one packet, is on its way as one: sent, kept on disk,
+answered and lost together.
+
     add ──> pending (in memory) ──> unsent ──> the stream
       └──> spill (on disk) ── refill ──^          │
     answers <── settle <── replies <──────────────┘
@@ -13,6 +16,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lava_edge.spill import Spill
@@ -32,7 +36,8 @@ class Answer:
 
     payload_bits: the encoded spikes; envelope_bits: the packets around them; wire_bytes: both plus
     gRPC's and HTTP/2's framing of the messages they went in, modelled (5 bytes a message and 9 a
-    DATA frame; no TCP, TLS, connection set-up or answers). Packets sent again count again.
+    DATA frame; no TCP, TLS, connection set-up or answers). Packets sent again count again. Of a
+    group each sample bears an equal share.
     server_us: from arrival to answer, by the server's clock; round_trip_us: from `send` to answer.
     """
 
@@ -41,24 +46,28 @@ class Answer:
     scores: tuple[float, ...]
     server_us: int
     round_trip_us: int
-    payload_bits: int
-    envelope_bits: int
-    wire_bytes: int
+    payload_bits: float
+    envelope_bits: float
+    wire_bytes: float
 
 
 class Pending:
-    """A sample on its way: its packets, and what sending them has cost so far."""
+    """A sample or group on its way: its packets, and what sending them has cost so far.
 
-    def __init__(self, spilled: bool = False) -> None:
+    began: time.monotonic() at which each sample was given.
+    """
+
+    def __init__(self, samples: range, began: Sequence[float], spilled: bool = False) -> None:
+        self.samples, self.began = samples, began
+        self.answers: dict[int, wire.Answer] = {}
         self.packets: list[Packet] = []
         self._messages: list[bytes] = []  # each packet as a ToCloud; joined they are one ToCloud
-        self.began = time.monotonic()
         self.spilled = spilled
         self.sent = 0  # packets that the present stream has had
         self.payload_bits = self.envelope_bits = self.wire_bytes = self.rejections = 0
 
     def add(self, one: Packet, digest: bytes) -> None:
-        """One more packet of this sample."""
+        """One more packet of it."""
         self.packets.append(one)
         self._messages.append(packet.pack([one], digest))
 
@@ -78,8 +87,9 @@ class Outbox:
     def __init__(self, digest: bytes, steps: int, max_pending: int, spill: Spill | None) -> None:
         self.digest, self.spill = digest, spill
         self.changed = threading.Condition()
-        self.pending: OrderedDict[int, Pending] = OrderedDict()
+        self.pending: OrderedDict[int, Pending] = OrderedDict()  # by their first samples
         self.unsent: deque[int] = deque()
+        self._first: dict[int, int] = {}  # of each sample in `pending`: the first of its group
         self.staged: dict[int, list[Packet]] = {}  # steps of samples that will go to the spill
         self.answers: deque[Answer] = deque()
         self.lost: dict[int, str] = {}  # why, by sample, in order
@@ -89,12 +99,17 @@ class Outbox:
 
     def waiting(self) -> list[int]:
         """Samples without an answer, in memory and in the spill."""
-        return [*self.pending, *(self.spill.waiting if self.spill is not None else ())]
+        return [*self._first, *(self.spill.waiting if self.spill is not None else ())]
+
+    @property
+    def in_flight(self) -> int:
+        """Samples that the present stream has had and not answered."""
+        return sum(len(entry.samples) for entry in self.pending.values() if entry.sent)
 
     @property
     def full(self) -> bool:
         """Whether memory takes no further sample."""
-        return len(self.pending) >= self._max_pending
+        return len(self._first) >= self._max_pending
 
     @property
     def to_disk(self) -> bool:
@@ -103,19 +118,19 @@ class Outbox:
 
     def check_new(self, sample: int) -> None:
         """Raise DataError for a sample that is on its way already."""
-        if sample in self.pending or sample in self.staged:
+        if sample in self._first or sample in self.staged:
             raise DataError(f"sample {sample}: is on its way already")
         if self.spill is not None and sample in self.spill.waiting:
             raise DataError(f"sample {sample}: waits in the spill already")
 
-    def begin(self, sample: int) -> None:
-        """Make room in memory for a sample whose packets follow."""
+    def begin(self, samples: range, began: Sequence[float]) -> None:
+        """Make room in memory for samples whose packets follow; began: when each was given."""
         if not self.waiting():
             self.progress = time.monotonic()
-        self.pending[sample] = Pending()
+        self._enter(Pending(samples, began))
 
     def add(self, sample: int, one: Packet) -> None:
-        """One packet of a sample that was begun. Rejected meanwhile, it needs no more of them."""
+        """One packet of samples that were begun. Rejected meanwhile, they need no more of them."""
         entry = self.pending.get(sample)
         if entry is not None:
             entry.add(one, self.digest)
@@ -123,13 +138,12 @@ class Outbox:
             self.changed.notify_all()
 
     def put(self, packets: list[Packet]) -> None:
-        """A whole sample to the spill; lost where that has no room."""
+        """Whole samples to the spill; lost where that has no room."""
         assert self.spill is not None
         if not self.waiting():
             self.progress = time.monotonic()
         if not self.spill.put(packets):
-            log.warning("sample %d is lost: no room in the spill", packets[0].sample)
-            self.lost[packets[0].sample] = "no room in the spill"
+            self._lose(packets[0].samples, "no room in the spill", "no room in the spill")
         self.changed.notify_all()
 
     def refill(self) -> None:
@@ -138,7 +152,9 @@ class Outbox:
             packets = self.spill.take()
             if packets is None:
                 return
-            entry = self.pending[packets[0].sample] = Pending(spilled=True)
+            samples = packets[0].samples
+            entry = Pending(samples, [time.monotonic()] * len(samples), spilled=True)
+            self._enter(entry)
             for one in packets:
                 entry.add(one, self.digest)
             self.unsent.append(packets[0].sample)
@@ -150,57 +166,65 @@ class Outbox:
         self.unsent = deque(self.pending)
 
     def settle(self, answer: wire.Answer) -> None:
-        """An answer came; a copy of one is dropped."""
-        entry = self.pending.pop(answer.sample, None)
-        if entry is None:
+        """An answer came; a copy of one is dropped. Those of a group are given out together."""
+        first = self._first.get(answer.sample)
+        if first is None:
             return
         self.progress = time.monotonic()
-        self._forget(answer.sample, entry)
-        self.answers.append(
+        entry = self.pending[first]
+        entry.answers[answer.sample] = answer
+        share = len(entry.samples)
+        if len(entry.answers) < share:
+            return
+        self._leave(entry)
+        self.answers += (
             Answer(
-                sample=answer.sample,
-                label=answer.label,
-                scores=tuple(answer.scores),
-                server_us=answer.server_us,
-                round_trip_us=int(1e6 * (self.progress - entry.began)),
-                payload_bits=entry.payload_bits,
-                envelope_bits=entry.envelope_bits,
-                wire_bytes=entry.wire_bytes,
+                sample=sample,
+                label=entry.answers[sample].label,
+                scores=tuple(entry.answers[sample].scores),
+                server_us=entry.answers[sample].server_us,
+                round_trip_us=int(1e6 * (self.progress - began)),
+                payload_bits=entry.payload_bits / share,
+                envelope_bits=entry.envelope_bits / share,
+                wire_bytes=entry.wire_bytes / share,
             )
+            for sample, began in zip(entry.samples, entry.began, strict=True)
         )
 
     def reconsider(self, rejected: wire.Rejected) -> None:
-        """A packet arrived damaged: send its sample again, or count it as lost in the end.
+        """A packet arrived damaged: send it again, or count what it held as lost in the end.
 
         Raises PacketError where no such sample waits: the damage may have hit the id, so which one
         to send again is not known, and the stream has to begin afresh.
         """
-        entry = self.pending.get(rejected.sample)
-        if entry is None:
+        first = self._first.get(rejected.sample)
+        if first is None:
             raise PacketError("a packet was damaged on its way")
+        entry = self.pending[first]
+        if len(entry.samples) > 1 and entry.sent == 0:
+            return  # refused with another sample of its group, it waits to be sent again
         entry.rejections += 1
         if entry.rejections < MAX_REJECTIONS:
             entry.sent = 0
-            self.unsent.append(rejected.sample)
+            self.unsent.append(first)
             return
-        log.warning("sample %d is lost: %s", rejected.sample, rejected.reason)
-        del self.pending[rejected.sample]
-        self._forget(rejected.sample, entry)
-        self.lost[rejected.sample] = f"it refused them ({rejected.reason})"
+        self._leave(entry)
+        self._lose(entry.samples, f"it refused them ({rejected.reason})", rejected.reason)
 
     def give_up(self) -> None:
         """Keep what is unanswered in the spill where there is one; the rest is lost."""
-        for sample, entry in self.pending.items():
+        for entry in self.pending.values():
             whole = bool(entry.packets) and len(entry.packets) == (
                 self._steps if entry.packets[0].step else 1
             )
             if self.spill is None or not whole:
-                self.lost[sample] = self.trouble
+                self.lost.update(dict.fromkeys(entry.samples, self.trouble))
             elif not entry.spilled:
                 self.put(entry.packets)
         self.lost.update(dict.fromkeys(self.staged, self.trouble))
         self.staged.clear()
         self.pending.clear()
+        self._first.clear()
         self.unsent.clear()
 
     def check_outage(self, server: str, outage_s: float) -> None:
@@ -212,9 +236,21 @@ class Outbox:
                 f"{named(self.waiting())}"
             )
 
-    def _forget(self, sample: int, entry: Pending) -> None:
+    def _enter(self, entry: Pending) -> None:
+        self.pending[entry.samples[0]] = entry
+        self._first.update(dict.fromkeys(entry.samples, entry.samples[0]))
+
+    def _leave(self, entry: Pending) -> None:
+        del self.pending[entry.samples[0]]
+        for sample in entry.samples:
+            del self._first[sample]
         if entry.spilled and self.spill is not None:
-            self.spill.answered(sample)
+            self.spill.answered(entry.samples)
+
+    def _lose(self, samples: range, why: str, reason: str) -> None:
+        for sample in samples:
+            log.warning("sample %d is lost: %s", sample, reason)
+            self.lost[sample] = why
 
 
 def named(samples: list[int] | tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """A bounded queue of packets on disk, for when the link is down longer than memory lasts.
 
-    folder/00000001.spill   header: magic, bundle digest · records: length, crc32, one sample
+    folder/00000001.spill   header: magic, bundle digest · records: length, crc32, one sample or
+                            several that travel in one packet
     folder/00000002.spill   …
 
 Segments are written to their end and deleted once every sample in them is answered, so nothing is
@@ -27,10 +28,10 @@ from splitcore.packet import Packet
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"spikebottlenet-spill-1\n"
+MAGIC = b"spikebottlenet-spill-2\n"
 SEGMENT_BYTES = 1 << 20
 _RECORD = struct.Struct("<II")
-_PACKET = struct.Struct("<QHBI")
+_PACKET = struct.Struct("<QHBBI")
 MAX_RECORD_BYTES = 64 << 20
 
 
@@ -43,7 +44,10 @@ class _Segment:
 
 
 class Spill:
-    """First in, first out, whole samples. Not safe to use from two threads or processes at once."""
+    """First in, first out, whole samples and groups of them.
+
+    Not safe to use from two threads or processes at once.
+    """
 
     def __init__(self, folder: Path, digest: bytes, max_bytes: int = 256 << 20) -> None:
         self.folder = folder
@@ -71,7 +75,7 @@ class Spill:
         return sum(segment.size for segment in self._segments)
 
     def put(self, packets: list[Packet]) -> bool:
-        """Append one sample's packets; False where the queue or the disk has no room for them."""
+        """Append the packets of a sample or group; False where there is no room for them."""
         raw = _record(packets)
         if self.bytes_used + len(raw) + len(self._header) > self._max_bytes:
             return False
@@ -89,12 +93,11 @@ class Spill:
             log.warning("spill: %s: %s", self.folder, error.strerror)
             return False
         segment.size += len(raw)
-        segment.unanswered.add(packets[0].sample)
-        self._waiting.append(packets[0].sample)
+        self._enter(segment, packets)
         return True
 
     def take(self) -> list[Packet] | None:
-        """The oldest sample not yet handed out; it stays on disk until `answered`."""
+        """The oldest record not yet handed out; it stays on disk until `answered`."""
         for segment in self._segments:
             if segment.read < segment.size:
                 with segment.path.open("rb") as file:
@@ -102,20 +105,25 @@ class Spill:
                     packets, segment.read = next(_records(file, segment.read), ([], 0))
                 if not packets:
                     raise LinkError(f"spill: {segment.path}: changed by somebody else")
-                self._waiting.popleft()
+                for _ in packets[0].samples:
+                    self._waiting.popleft()
                 return packets
         return None
 
-    def answered(self, sample: int) -> None:
-        """Forget a sample; a segment goes when its last one does."""
+    def answered(self, samples: range) -> None:
+        """Forget what was one record; a segment goes when its last one does."""
         for segment in self._segments:
-            if sample in segment.unanswered:
-                segment.unanswered.discard(sample)
+            if samples[0] in segment.unanswered:
+                segment.unanswered.difference_update(samples)
                 break
         while self._segments and not self._segments[0].unanswered:
             if len(self._segments) == 1:
                 self._close_writer()
             self._segments.popleft().path.unlink(missing_ok=True)
+
+    def _enter(self, segment: _Segment, packets: list[Packet]) -> None:
+        segment.unanswered.update(packets[0].samples)
+        self._waiting += packets[0].samples
 
     def close(self) -> None:
         """Write through to the disk. What was not answered stays for the next time."""
@@ -159,8 +167,7 @@ class Spill:
             if header == self._header:
                 for packets, end in _records(file, len(self._header)):
                     segment.size = end
-                    segment.unanswered.add(packets[0].sample)
-                    self._waiting.append(packets[0].sample)
+                    self._enter(segment, packets)
         if not segment.unanswered:
             path.unlink()
             return
@@ -172,14 +179,14 @@ class Spill:
 
 def _record(packets: list[Packet]) -> bytes:
     body = b"".join(
-        _PACKET.pack(one.sample, one.step, one.codec, len(one.payload)) + one.payload
+        _PACKET.pack(one.sample, one.step, one.codec, one.more, len(one.payload)) + one.payload
         for one in packets
     )
     return _RECORD.pack(len(body), zlib.crc32(body)) + body
 
 
 def _records(file: BinaryIO, offset: int) -> Iterator[tuple[list[Packet], int]]:
-    """Samples with the offset behind each, up to the first that is not whole."""
+    """Records' packets with the offset behind each, up to the first that is not whole."""
     while len(head := file.read(_RECORD.size)) == _RECORD.size:
         length, crc = _RECORD.unpack(head)
         if length > MAX_RECORD_BYTES:
@@ -200,7 +207,7 @@ def _records(file: BinaryIO, offset: int) -> Iterator[tuple[list[Packet], int]]:
 def _packets(body: bytes) -> list[Packet]:
     packets, at = [], 0
     while at < len(body):
-        sample, step, codec, size = _PACKET.unpack_from(body, at)
+        sample, step, codec, more, size = _PACKET.unpack_from(body, at)
         at += _PACKET.size + size
-        packets.append(Packet(sample, step, codec, body[at - size : at]))
+        packets.append(Packet(sample, step, codec, body[at - size : at], more))
     return packets

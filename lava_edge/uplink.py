@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from splitcore import packet
 from splitcore.bundle import Bundle
 from splitcore.codec import context
 from splitcore.codec.registry import encode_best
-from splitcore.errors import DataError, LinkError
+from splitcore.errors import DataError, LinkError, UsageError
 from splitcore.packet import Greeting, Packet
 from splitcore.spikes import check_spikes
 
@@ -54,6 +54,13 @@ class Patience:
     outage_s: float = 30.0
 
 
+class _Given(NamedTuple):
+    """A sample's code uint8 (T, C, H, W), and when it was given by time.monotonic()."""
+
+    code_tchw: np.ndarray
+    at: float
+
+
 class Uplink:
     """One link to one server, as a context manager.
 
@@ -61,6 +68,10 @@ class Uplink:
     disk) or refuses us, UsageError for an impossible address or file. on_written is told sample,
     step (0: all of it) and time.monotonic_ns once gRPC has written a packet's bytes. `access` are
     the fields of Access: token_file, tls_ca and so on.
+
+    group: how many whole samples with consecutive ids share a packet. What a packet costs around
+    its spikes, and the last bits of a payload's last byte, are then paid once for all of them; the
+    first waits for the last, or until `flush` or `answers` sends what there is.
     """
 
     def __init__(
@@ -71,23 +82,30 @@ class Uplink:
         spill: Path | None = None,
         spill_bytes: int = 256 << 20,
         max_pending: int = 256,
+        group: int = 1,
         patience: Patience | None = None,
         on_written: Written | None = None,
         **access: Any,
     ) -> None:
+        self._context = context.of_bundle(bundle)
+        most = context.largest_group(self._context.shape)
+        if not 1 <= group <= most:
+            raise UsageError(f"group: expected 1 … {most} samples of this bundle, got {group}")
         self.server = server
+        self._group = group
         self._on_written = on_written
         self._access = Access(**access)
         self._metadata = self._access.metadata
         check_server(server, self._access)
         digest = bytes.fromhex(bundle.digest)
         self._greeting = Greeting(digest, os.urandom(packet.SESSION_BYTES))
-        self._context = context.of_bundle(bundle)
         self._patience = patience or Patience()
         kept = None if spill is None else Spill(spill, digest, spill_bytes)
         self._outbox = Outbox(digest, self._context.shape[0], max_pending, kept)
         self._changed = self._outbox.changed  # guards all that follows, too
         self._past: dict[int, list[np.ndarray]] = {}  # steps sent of samples not yet complete
+        self._gathered: dict[int, _Given] = {}  # what waits for its group to be complete
+        self._sending = threading.Lock()  # held by the one thread that adds to what is gathered
         self._told = 0  # how many of the lost were named in an error already
         self._failure: LinkError | None = None
         self._closed = self._welcomed = False
@@ -134,7 +152,7 @@ class Uplink:
             if thread.ident is not None:
                 thread.join()
         with self._changed:
-            self._outbox.give_up()
+            self._give_up()
             if self._outbox.spill is not None:
                 self._outbox.spill.close()
 
@@ -148,24 +166,33 @@ class Uplink:
     def waiting(self) -> tuple[int, ...]:
         """Ids of samples not yet answered, those that an earlier run left in the spill included."""
         with self._changed:
-            return tuple(self._outbox.waiting())
+            return (*self._outbox.waiting(), *self._gathered)
 
     def send(self, sample: int, code_tchw: np.ndarray) -> None:
         """Send one sample's spikes uint8 (T, C, H, W).
 
         Waits while too many are unanswered; with a spill it never waits, and a sample for which
-        there is no room is lost. Raises DataError for spikes that do not fit the bundle, LinkError
-        when the link is closed or has failed.
+        there is no room is lost. With a group it waits for the others, or for a sample that is not
+        the next. Raises DataError for spikes that do not fit the bundle, LinkError when the link is
+        closed or has failed.
         """
-        codec, payload = encode_best(check_spikes(code_tchw, self._context.shape), self._context)
-        one = Packet(sample, 0, codec, payload)
-        with self._changed:
-            self._check_new(sample)
-            if self._outbox.to_disk:
-                self._outbox.put([one])
-                return
-            self._begin(sample)
-            self._outbox.add(sample, one)
+        given = _Given(check_spikes(code_tchw, self._context.shape), time.monotonic())
+        with self._sending:
+            with self._changed:
+                self._check_new(sample)
+                joins = not self._gathered or sample - 1 in self._gathered
+            if not joins:
+                self._send_gathered()
+            with self._changed:
+                self._gathered[sample] = given
+                complete = len(self._gathered) == self._group
+            if complete:
+                self._send_gathered()
+
+    def flush(self) -> None:
+        """Send what waits for its group to be complete. Raises LinkError like `send`."""
+        with self._sending:
+            self._send_gathered()
 
     def send_step(self, sample: int, step: int, code_chw: np.ndarray) -> None:
         """Send time step `step` (1 … T, in order) of a sample, uint8 (C, H, W)."""
@@ -182,7 +209,8 @@ class Uplink:
                 if self._outbox.to_disk:
                     self._outbox.staged[sample] = []
                 else:
-                    self._begin(sample)
+                    self._wait_for_room()
+                    self._outbox.begin(range(sample, sample + 1), [time.monotonic()])
             else:
                 self._check_open()
             if step < steps:
@@ -209,7 +237,15 @@ class Uplink:
         yield from self.answers()
 
     def answers(self) -> Iterator[Answer]:
-        """Answers until nothing waits any more. Raises LinkError naming those that got none."""
+        """Answers until nothing waits any more. Raises LinkError naming those that got none.
+
+        A group that is not complete is sent first, unless another thread is sending.
+        """
+        if self._sending.acquire(blocking=False):
+            try:
+                self._send_gathered()
+            finally:
+                self._sending.release()
         outbox = self._outbox
         while True:
             with self._changed:
@@ -221,6 +257,21 @@ class Uplink:
                     return
                 ready = outbox.answers.popleft()
             yield ready
+
+    def _send_gathered(self) -> None:
+        with self._changed:
+            gathered = dict(self._gathered)
+        if not gathered:
+            return
+        one = self._packed(gathered)
+        with self._changed:
+            self._check_open()
+            if self._outbox.to_disk:
+                self._outbox.put([one])
+                self._gathered.clear()
+            else:
+                self._wait_for_room()
+                self._enter(one)
 
     # The rest runs with the condition held, but for the two loops that are threads.
 
@@ -237,16 +288,31 @@ class Uplink:
     def _check_new(self, sample: int) -> None:
         self._check_open()
         self._outbox.check_new(sample)
-        if sample in self._past:
-            raise DataError(f"sample {sample}: its steps are on their way already")
+        if sample in self._past or sample in self._gathered:
+            raise DataError(f"sample {sample}: is on its way already")
 
-    def _begin(self, sample: int) -> None:
-        """Wait for room in memory, then begin a sample."""
+    def _packed(self, gathered: dict[int, _Given]) -> Packet:
+        codes = np.concatenate([given.code_tchw for given in gathered.values()])
+        return Packet(min(gathered), 0, *encode_best(codes, self._context), len(gathered) - 1)
+
+    def _enter(self, one: Packet) -> None:
+        """What was gathered and packed goes on its way."""
+        self._outbox.begin(one.samples, [given.at for given in self._gathered.values()])
+        self._outbox.add(one.sample, one)
+        self._gathered.clear()
+
+    def _give_up(self) -> None:
+        """The link is over: what it still holds goes to the spill, or is lost."""
+        if self._gathered:
+            self._enter(self._packed(self._gathered))
+        self._outbox.give_up()
+
+    def _wait_for_room(self) -> None:
+        """Wait for room in memory."""
         self._changed.wait_for(
             lambda: not self._outbox.full or self._closed or self._failure is not None
         )
         self._check_open()
-        self._outbox.begin(sample)
 
     def _tell_lost(self) -> None:
         if self._failure is not None:
@@ -292,7 +358,7 @@ class Uplink:
     def _fail(self, why: str) -> None:
         outbox = self._outbox
         already = len(outbox.lost)
-        outbox.give_up()
+        self._give_up()
         lost = list(outbox.lost)[already:]
         self._told = len(outbox.lost)
         kept = outbox.spill.waiting if outbox.spill is not None else ()

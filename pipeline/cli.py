@@ -253,6 +253,9 @@ def edge(
     live: Annotated[
         bool, typer.Option(help="Send each time step's spikes as they appear.")
     ] = False,
+    group: Annotated[
+        int, typer.Option(min=1, max=64, help="Samples in one packet; for codes of a few bytes.")
+    ] = 1,
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
     tls_ca: Annotated[
         Path | None, typer.Option(help="PEM of the CA that signed the server.")
@@ -284,6 +287,7 @@ def edge(
             data=data,
             model=model,
             live=live,
+            group=group,
             token_file=token_file,
             tls_ca=tls_ca,
             tls_cert=tls_cert,

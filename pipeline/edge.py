@@ -60,10 +60,12 @@ def stream(
     server: str,
     *,
     model: str = "leaf",
+    group: int = 1,
     advance: Callable[[], object] = lambda: None,
     **security: Any,
 ) -> EdgeRun:
-    """Simulate and send all samples; `advance` is called for each answer.
+    """Simulate and send all samples, `group` of them in a packet; `advance` is called for each
+    answer.
 
     Raises LinkError naming the samples that were lost, SimulationError when the simulator died.
     """
@@ -77,7 +79,7 @@ def stream(
             yield result.index, result.code_tchw
 
     answers: dict[int, Answer] = {}
-    with Uplink(server, bundle, **security) as uplink:
+    with Uplink(server, bundle, group=group, **security) as uplink:
         for answer in uplink.classify(samples()):
             answers[answer.sample] = answer
             advance()
@@ -93,6 +95,7 @@ def run(
     data: str | None = None,
     model: str = "leaf",
     live: bool = False,
+    group: int = 1,
     result: Path | None = None,
     profiles: Sequence[str] = PROFILES,
     baselines: Sequence[Path] = (),
@@ -109,6 +112,11 @@ def run(
     access = {name: value for name, value in security.items() if value is not None}
     if live and (result is not None or model != "leaf"):
         raise UsageError("--live runs the leaf and counts no operations: leave --result out")
+    if group > 1 and (live or result is not None):
+        raise UsageError(
+            "--group lets samples wait for each other: leave out --live, which sends each step as "
+            "it appears, and --result, which prices a sample sent alone"
+        )
     with progress_bar() as progress:
         task = progress.add_task("edge", total=len(chosen))
 
@@ -119,7 +127,9 @@ def run(
         if live:
             done = live_run(bundle, frames, server, advance=advance, **access)
         else:
-            done = stream(bundle, frames, server, model=model, advance=advance, **access)
+            done = stream(
+                bundle, frames, server, model=model, group=group, advance=advance, **access
+            )
     if result is not None and isinstance(done, EdgeRun):
         found = outcome.outcome(bundle, chosen, done, priced, others)
         results.save(json.dumps(found, indent=2, allow_nan=False) + "\n", result)
@@ -128,6 +138,7 @@ def run(
         "bundle": str(path),
         "server": server,
         "model": model,
+        "group": group,
         "data": chosen.data,
         "samples": len(chosen),
         "answered": len(answers),

@@ -1,7 +1,7 @@
 """What travels: hello once a stream, then one small envelope around each payload.
 
     ToCloud   hello(version, bundle digest, session)  |  packets(sample, step, codec, checksum,
-                                                         payload), replies read so far
+                                                         payload, more), replies read so far
     ToEdge    welcome(version, window)                |  answers, rejections
 
 Version, bundle digest and shape never change within a stream: the digest is said at hello and the
@@ -22,12 +22,13 @@ from google.protobuf.message import DecodeError, Message
 from splitcore import wire_pb2 as wire
 from splitcore.errors import PacketError
 
-VERSION = 1
+VERSION = 2
 DIGEST_BYTES = 32
 SESSION_BYTES = 16
 MAX_SAMPLE = (1 << 35) - 1  # five bytes of varint: keeps an envelope within MAX_ENVELOPE_BYTES
 MAX_STEP = 1024  # as in a manifest
 MAX_CODEC = 127
+MAX_GROUP = 64  # samples in one packet
 MAX_PAYLOAD_BYTES = 1 << 22
 MAX_ENVELOPE_BYTES = 24  # a packet's size in a ToCloud, less its payload
 
@@ -35,31 +36,43 @@ CLASSIFY = "/spikebottlenet.v1.Cloud/Classify"
 STREAM = "/spikebottlenet.v1.Cloud/Stream"
 PUSHBACK = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to come again
 
-_CHECKED = struct.Struct("<I32sQIB")
+_CHECKED = struct.Struct("<I32sQIBB")
 _Message = TypeVar("_Message", bound=Message)
 
 
 @dataclass(frozen=True)
 class Packet:
-    """One payload with its envelope: step 0 is the whole sample, k = 1 … T one time step of it."""
+    """One payload with its envelope: step 0 is the whole sample, k = 1 … T one time step of it.
+
+    more: how many whole samples follow it in the same payload, with the numbers behind its own.
+    """
 
     sample: int
     step: int
     codec: int
     payload: bytes
+    more: int = 0
 
     def __post_init__(self) -> None:
         if not (
-            0 <= self.sample <= MAX_SAMPLE
+            0 <= self.sample <= MAX_SAMPLE - self.more
+            and 0 <= self.more < MAX_GROUP
+            and not (self.more and self.step)
             and 0 <= self.step <= MAX_STEP
             and 0 <= self.codec <= MAX_CODEC
             and len(self.payload) <= MAX_PAYLOAD_BYTES
         ):
             raise PacketError(self._out_of_range())
 
+    @property
+    def samples(self) -> range:
+        """The samples that are in it, all or one time step of them."""
+        return range(self.sample, self.sample + self.more + 1)
+
     def _out_of_range(self) -> str:
         limits = {
-            "sample": (self.sample, MAX_SAMPLE),
+            "further samples": (self.more, 0 if self.step > 0 else MAX_GROUP - 1),
+            "sample": (self.sample, MAX_SAMPLE - self.more),
             "step": (self.step, MAX_STEP),
             "codec": (self.codec, MAX_CODEC),
             "payload bytes": (len(self.payload), MAX_PAYLOAD_BYTES),
@@ -87,8 +100,8 @@ class Greeting:
 
 
 def checksum(packet: Packet, digest: bytes) -> int:
-    """crc32 over version, bundle digest, sample, step, codec and payload."""
-    head = _CHECKED.pack(VERSION, digest, packet.sample, packet.step, packet.codec)
+    """crc32 over version, bundle digest, sample, step, codec, more and payload."""
+    head = _CHECKED.pack(VERSION, digest, packet.sample, packet.step, packet.codec, packet.more)
     return zlib.crc32(packet.payload, zlib.crc32(head))
 
 
@@ -99,6 +112,7 @@ def _envelope(packet: Packet, digest: bytes) -> wire.Packet:
         codec=packet.codec,
         checksum=checksum(packet, digest),
         payload=packet.payload,
+        more=packet.more,
     )
 
 
@@ -134,7 +148,7 @@ def parse(raw: bytes) -> wire.ToCloud:
 
 def checked(received: wire.Packet, digest: bytes) -> Packet:
     """A received packet. Raises PacketError where one bit is not as it was sent."""
-    packet = Packet(received.sample, received.step, received.codec, received.payload)
+    packet = Packet(received.sample, received.step, received.codec, received.payload, received.more)
     if checksum(packet, digest) != received.checksum:
         raise PacketError(
             f"packet of sample {packet.sample}: wrong checksum; damaged, or of another bundle"

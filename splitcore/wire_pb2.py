@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14splitcore/wire.proto\x12\x11spikebottlenet.v1\"9\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x0f\n\x07session\x18\x03 \x01(\x0c\"X\n\x06Packet\x12\x0e\n\x06sample\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05\x63odec\x18\x03 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x07\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\"m\n\x07ToCloud\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.spikebottlenet.v1.Hello\x12*\n\x07packets\x18\x02 \x03(\x0b\x32\x19.spikebottlenet.v1.Packet\x12\r\n\x05\x61\x63ked\x18\x03 \x01(\r\"e\n\x0f\x43lassifyRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.spikebottlenet.v1.Hello\x12)\n\x06packet\x18\x02 \x01(\x0b\x32\x19.spikebottlenet.v1.Packet\"*\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\"J\n\x06\x41nswer\x12\x0e\n\x06sample\x18\x01 \x01(\x04\x12\r\n\x05label\x18\x02 \x01(\r\x12\x0e\n\x06scores\x18\x03 \x03(\x02\x12\x11\n\tserver_us\x18\x04 \x01(\r\"*\n\x08Rejected\x12\x0e\n\x06sample\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x90\x01\n\x06ToEdge\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.spikebottlenet.v1.Welcome\x12*\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x19.spikebottlenet.v1.Answer\x12-\n\x08rejected\x18\x03 \x03(\x0b\x32\x1b.spikebottlenet.v1.Rejected2\x97\x01\n\x05\x43loud\x12I\n\x08\x43lassify\x12\".spikebottlenet.v1.ClassifyRequest\x1a\x19.spikebottlenet.v1.Answer\x12\x43\n\x06Stream\x12\x1a.spikebottlenet.v1.ToCloud\x1a\x19.spikebottlenet.v1.ToEdge(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14splitcore/wire.proto\x12\x11spikebottlenet.v1\"9\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x0f\n\x07session\x18\x03 \x01(\x0c\"f\n\x06Packet\x12\x0e\n\x06sample\x18\x01 \x01(\x04\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05\x63odec\x18\x03 \x01(\r\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x07\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0c\n\x04more\x18\x06 \x01(\r\"m\n\x07ToCloud\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.spikebottlenet.v1.Hello\x12*\n\x07packets\x18\x02 \x03(\x0b\x32\x19.spikebottlenet.v1.Packet\x12\r\n\x05\x61\x63ked\x18\x03 \x01(\r\"e\n\x0f\x43lassifyRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x18.spikebottlenet.v1.Hello\x12)\n\x06packet\x18\x02 \x01(\x0b\x32\x19.spikebottlenet.v1.Packet\"*\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06window\x18\x02 \x01(\r\"J\n\x06\x41nswer\x12\x0e\n\x06sample\x18\x01 \x01(\x04\x12\r\n\x05label\x18\x02 \x01(\r\x12\x0e\n\x06scores\x18\x03 \x03(\x02\x12\x11\n\tserver_us\x18\x04 \x01(\r\"*\n\x08Rejected\x12\x0e\n\x06sample\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x90\x01\n\x06ToEdge\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.spikebottlenet.v1.Welcome\x12*\n\x07\x61nswers\x18\x02 \x03(\x0b\x32\x19.spikebottlenet.v1.Answer\x12-\n\x08rejected\x18\x03 \x03(\x0b\x32\x1b.spikebottlenet.v1.Rejected2\x97\x01\n\x05\x43loud\x12I\n\x08\x43lassify\x12\".spikebottlenet.v1.ClassifyRequest\x1a\x19.spikebottlenet.v1.Answer\x12\x43\n\x06Stream\x12\x1a.spikebottlenet.v1.ToCloud\x1a\x19.spikebottlenet.v1.ToEdge(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=43
   _globals['_HELLO']._serialized_end=100
   _globals['_PACKET']._serialized_start=102
-  _globals['_PACKET']._serialized_end=190
-  _globals['_TOCLOUD']._serialized_start=192
-  _globals['_TOCLOUD']._serialized_end=301
-  _globals['_CLASSIFYREQUEST']._serialized_start=303
-  _globals['_CLASSIFYREQUEST']._serialized_end=404
-  _globals['_WELCOME']._serialized_start=406
-  _globals['_WELCOME']._serialized_end=448
-  _globals['_ANSWER']._serialized_start=450
-  _globals['_ANSWER']._serialized_end=524
-  _globals['_REJECTED']._serialized_start=526
-  _globals['_REJECTED']._serialized_end=568
-  _globals['_TOEDGE']._serialized_start=571
-  _globals['_TOEDGE']._serialized_end=715
-  _globals['_CLOUD']._serialized_start=718
-  _globals['_CLOUD']._serialized_end=869
+  _globals['_PACKET']._serialized_end=204
+  _globals['_TOCLOUD']._serialized_start=206
+  _globals['_TOCLOUD']._serialized_end=315
+  _globals['_CLASSIFYREQUEST']._serialized_start=317
+  _globals['_CLASSIFYREQUEST']._serialized_end=418
+  _globals['_WELCOME']._serialized_start=420
+  _globals['_WELCOME']._serialized_end=462
+  _globals['_ANSWER']._serialized_start=464
+  _globals['_ANSWER']._serialized_end=538
+  _globals['_REJECTED']._serialized_start=540
+  _globals['_REJECTED']._serialized_end=582
+  _globals['_TOEDGE']._serialized_start=585
+  _globals['_TOEDGE']._serialized_end=729
+  _globals['_CLOUD']._serialized_start=732
+  _globals['_CLOUD']._serialized_end=883
 # @@protoc_insertion_point(module_scope)

@@ -17,18 +17,20 @@ class Hello(_message.Message):
     def __init__(self, version: _Optional[int] = ..., bundle: _Optional[bytes] = ..., session: _Optional[bytes] = ...) -> None: ...
 
 class Packet(_message.Message):
-    __slots__ = ("sample", "step", "codec", "checksum", "payload")
+    __slots__ = ("sample", "step", "codec", "checksum", "payload", "more")
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     sample: int
     step: int
     codec: int
     checksum: int
     payload: bytes
-    def __init__(self, sample: _Optional[int] = ..., step: _Optional[int] = ..., codec: _Optional[int] = ..., checksum: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    more: int
+    def __init__(self, sample: _Optional[int] = ..., step: _Optional[int] = ..., codec: _Optional[int] = ..., checksum: _Optional[int] = ..., payload: _Optional[bytes] = ..., more: _Optional[int] = ...) -> None: ...
 
 class ToCloud(_message.Message):
     __slots__ = ("hello", "packets", "acked")

@@ -14,6 +14,7 @@ from splitcore.codec.context import CodeContext
 class Codec(ABC):
     """Spikes of one or more whole time steps to bytes and back.
 
+    That is a sample or a part of one, or a group: k whole samples one after the other, k·T steps.
     `past_tchw` holds the steps before those in the payload (zero or more), which both sides have:
     a sample at once has none, a stream has all that came earlier. `decode` returns uint8
     (steps, C, H, W) or raises CodecError; its time and memory depend on the shape and on

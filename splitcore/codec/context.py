@@ -12,6 +12,7 @@ from splitcore.bundle import Bundle
 from splitcore.codec import context_model
 from splitcore.codec.context_model import ContextModel
 from splitcore.errors import CodecError
+from splitcore.packet import MAX_GROUP
 from splitcore.spikes import SpikeShape, check_spikes
 
 MAX_SPIKES = 1 << 24  # of one tensor; bounds what any payload can make us allocate
@@ -62,6 +63,26 @@ class CodeContext:
                 f"got shape {past_tchw.shape}"
             )
         return check_spikes(past_tchw, (len(past_tchw), *self.shape[1:]))
+
+    def check_steps(self, steps: int, past: int) -> None:
+        """Raise CodecError where so many steps behind so many are no part of a sample, nor a group.
+
+        A group is k whole samples: k·T steps with none before.
+        """
+        total = self.shape[0]
+        if 1 <= steps <= total - past:
+            return
+        whole = past == 0 and steps > 0 and steps % total == 0
+        if not whole or steps // total > largest_group(self.shape):
+            raise CodecError(
+                f"codec: {steps} steps behind {past} are neither a part of {total} nor 1 … "
+                f"{largest_group(self.shape)} whole samples"
+            )
+
+
+def largest_group(shape: SpikeShape) -> int:
+    """How many samples of this shape may share a payload: together they hold MAX_SPIKES at most."""
+    return min(MAX_GROUP, MAX_SPIKES // math.prod(shape))
 
 
 def of_bundle(bundle: Bundle) -> CodeContext:

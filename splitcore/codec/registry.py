@@ -2,14 +2,16 @@
 
 encode_best(spikes, context)            a sample at once
 encode_best(step, context, past)        a step (or several) of a stream, given those before
+encode_best(k samples joined, context)  a group: k·T steps, which share one payload's last bits
 decode(id, payload, context[, past, steps])
-decode_many(whole samples, context)
+decode_many(whole samples, each alone or in a group, context)
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +36,15 @@ _CODECS: tuple[Codec, ...] = (
 )
 _BY_ID = {codec.id: codec for codec in _CODECS}
 _BY_NAME = {codec.name: codec for codec in _CODECS}
+
+
+class Coded(NamedTuple):
+    """A whole sample as it travelled: number `place` of the `samples` that share this payload."""
+
+    codec: int
+    payload: bytes
+    samples: int = 1
+    place: int = 0
 
 
 def codecs() -> tuple[Codec, ...]:
@@ -61,7 +72,11 @@ def encode(
     context: CodeContext,
     past_tchw: np.ndarray | None = None,
 ) -> bytes:
-    """Spikes of whole steps by one codec. Raises DataError for spikes that are none."""
+    """Spikes of whole steps by one codec.
+
+    Raises DataError for spikes that are none, CodecError for steps that fit neither a sample nor a
+    group.
+    """
     past = context.past(past_tchw)
     return codec.encode(_checked(spikes_tchw, context, past), context, past)
 
@@ -93,10 +108,8 @@ def decode(
     (bitmap+zstd aside, whose bytes depend on the library's version).
     """
     past = context.past(past_tchw)
-    remaining = context.shape[0] - len(past)
-    steps = remaining if steps is None else steps
-    if not 1 <= steps <= remaining:
-        raise CodecError(f"codec: expected 1 … {remaining} steps, got {steps}")
+    steps = context.shape[0] - len(past) if steps is None else steps
+    context.check_steps(steps, len(past))
     codec = codec_with_id(codec_id)
     if not codec.usable(context):
         raise CodecError(f"codec: {codec.name} needs a context model that this bundle has not")
@@ -107,21 +120,33 @@ def decode(
 
 
 def decode_many(
-    samples: Sequence[tuple[int, bytes]], context: CodeContext, out_ntchw: np.ndarray
+    samples: Sequence[Coded], context: CodeContext, out_ntchw: np.ndarray
 ) -> dict[int, CodecError]:
-    """Whole samples, each a codec id and a payload, into out_ntchw uint8 (N, T, C, H, W).
+    """Whole samples into out_ntchw uint8 (N, T, C, H, W).
 
     Returns what `decode` raises for a sample, by its place; out_ntchw is left alone there.
     """
     places_of: defaultdict[int, list[int]] = defaultdict(list)
-    for place, (codec_id, _) in enumerate(samples):
-        places_of[codec_id].append(place)
+    groups: defaultdict[tuple[int, bytes, int], list[int]] = defaultdict(list)
+    for place, one in enumerate(samples):
+        if one.samples == 1:
+            places_of[one.codec].append(place)
+        else:
+            groups[one[:3]].append(place)
     errors: dict[int, CodecError] = {}
+    for (codec_id, payload, count), places in groups.items():
+        try:
+            spikes = decode(codec_id, payload, context, steps=count * context.shape[0])
+        except CodecError as error:
+            errors.update(dict.fromkeys(places, error))
+        else:
+            found_ntchw = spikes.reshape(count, *context.shape)
+            out_ntchw[places] = found_ntchw[[samples[place].place for place in places]]
     for codec_id, places in places_of.items():
         codec = _BY_ID.get(codec_id)
         many = None
         if codec is not None and codec.usable(context):
-            many = codec.decode_many([samples[place][1] for place in places], context)
+            many = codec.decode_many([samples[place].payload for place in places], context)
         if many is not None:
             spikes_ntchw, good = many
             here = np.array(places)
@@ -129,7 +154,7 @@ def decode_many(
             places = here[~good].tolist()
         for place in places:
             try:
-                out_ntchw[place] = decode(*samples[place], context)
+                out_ntchw[place] = decode(codec_id, samples[place].payload, context)
             except CodecError as error:
                 errors[place] = error
     return errors
@@ -146,9 +171,5 @@ def warm(context: CodeContext) -> None:
 
 
 def _checked(spikes_tchw: np.ndarray, context: CodeContext, past: np.ndarray) -> np.ndarray:
-    steps = len(spikes_tchw)
-    if not 1 <= steps <= context.shape[0] - len(past):
-        raise CodecError(
-            f"codec: {steps} steps behind {len(past)} do not fit {context.shape[0]} in all"
-        )
-    return check_spikes(spikes_tchw, (steps, *context.shape[1:]))
+    context.check_steps(len(spikes_tchw), len(past))
+    return check_spikes(spikes_tchw, (len(spikes_tchw), *context.shape[1:]))

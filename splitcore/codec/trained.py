@@ -32,7 +32,12 @@ class Trained(Codec):
         spikes_thwc = _channels_last(np.concatenate([past_tchw, spikes_tchw]))
         out = range_coder.buffer_for(spikes_tchw.size)
         length = _encode(
-            spikes_thwc, len(past_tchw), *_arrays(context.model), probability_table(), out
+            spikes_thwc,
+            len(past_tchw),
+            context.shape[0],
+            *_arrays(context.model),
+            probability_table(),
+            out,
         )
         return out[:length].tobytes()
 
@@ -44,7 +49,14 @@ class Trained(Codec):
         range_coder.check_length(self.name, payload, coming.size)
         spikes_thwc = _channels_last(np.concatenate([past_tchw, coming]))
         data = np.frombuffer(payload, dtype=np.uint8)
-        _decode(spikes_thwc, len(past_tchw), *_arrays(context.model), probability_table(), data)
+        _decode(
+            spikes_thwc,
+            len(past_tchw),
+            context.shape[0],
+            *_arrays(context.model),
+            probability_table(),
+            data,
+        )
         return np.ascontiguousarray(spikes_thwc[len(past_tchw) :].transpose(0, 3, 1, 2))
 
     def decode_many(
@@ -76,15 +88,18 @@ def _arrays(model: ContextModel | None) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @numba.njit(cache=True)
-def _begin(spikes, t, bias, before, older, odds):
-    """The log-odds of step t as the steps before it leave them, written into odds (H, W, C)."""
+def _begin(spikes, t, within, bias, before, older, odds):
+    """The log-odds of step t as the steps before it leave them, written into odds (H, W, C).
+
+    within: how many steps of the same sample lie before it.
+    """
     _, height, width, channels = spikes.shape
-    phase = min(t, len(bias) - 1)
+    phase = min(within, len(bias) - 1)
     for y in range(height):
         for x in range(width):
             for c in range(channels):
                 odds[y, x, c] = bias[phase, y, x, c]
-    if t == 0:
+    if within == 0:
         return
     for y in range(height):
         for x in range(width):
@@ -131,13 +146,14 @@ def _probability(odds, table):
 
 
 @numba.njit(nogil=True, cache=True)
-def _encode(spikes, first, bias, now, before, older, table, out):
+def _encode(spikes, first, sample_steps, bias, now, before, older, table, out):
     at, low, size = 0, np.int64(0), np.int64(range_coder.TOP)
     steps, height, width, channels = spikes.shape
     odds = np.empty((height, width, channels), dtype=np.int32)
     for t in range(first, steps):
-        _begin(spikes, t, bias, before, older, odds)
-        phase = min(t, len(bias) - 1)
+        within = t % sample_steps
+        _begin(spikes, t, within, bias, before, older, odds)
+        phase = min(within, len(bias) - 1)
         for y in range(height):
             for x in range(width):
                 for c in range(channels):
@@ -150,14 +166,15 @@ def _encode(spikes, first, bias, now, before, older, table, out):
 
 
 @numba.njit(nogil=True, cache=True)
-def _decode(spikes, first, bias, now, before, older, table, data):
+def _decode(spikes, first, sample_steps, bias, now, before, older, table, data):
     offset, at = range_coder.start(data)
     size = np.int64(range_coder.TOP)
     steps, height, width, channels = spikes.shape
     odds = np.empty((height, width, channels), dtype=np.int32)
     for t in range(first, steps):
-        _begin(spikes, t, bias, before, older, odds)
-        phase = min(t, len(bias) - 1)
+        within = t % sample_steps
+        _begin(spikes, t, within, bias, before, older, odds)
+        phase = min(within, len(bias) - 1)
         for y in range(height):
             for x in range(width):
                 for c in range(channels):
@@ -171,15 +188,15 @@ def _decode(spikes, first, bias, now, before, older, table, data):
 @numba.njit(nogil=True, cache=True)
 def _decode_many(spikes, bias, now, before, older, table, data, ends, again, good):
     """Payload n, data[ends[n-1]:ends[n]], into spikes[n]; good[n]: it is what encodes them."""
-    start = 0
+    start, steps = 0, spikes.shape[1]
     for n in range(len(spikes)):
         payload = data[start : ends[n]]
         start = ends[n]
         good[n] = len(payload) <= len(again)
         if not good[n]:
             continue
-        _decode(spikes[n], 0, bias, now, before, older, table, payload)
-        length = _encode(spikes[n], 0, bias, now, before, older, table, again)
+        _decode(spikes[n], 0, steps, bias, now, before, older, table, payload)
+        length = _encode(spikes[n], 0, steps, bias, now, before, older, table, again)
         good[n] = np.array_equal(again[:length], payload)
 
 
@@ -195,7 +212,7 @@ def _length(spikes, bias, now, before, older, bits_of):
     steps, height, width, channels = spikes.shape
     odds = np.empty((height, width, channels), dtype=np.int32)
     for t in range(steps):
-        _begin(spikes, t, bias, before, older, odds)
+        _begin(spikes, t, t, bias, before, older, odds)
         phase = min(t, len(bias) - 1)
         for y in range(height):
             for x in range(width):

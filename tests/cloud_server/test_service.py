@@ -51,6 +51,10 @@ class Bench:
     def packet(self, sample, code):
         return Packet(sample, 0, *encode_best(code, self.context))
 
+    def group(self, sample, codes):
+        together = encode_best(np.concatenate(codes), self.context)
+        return Packet(sample, 0, *together, more=len(codes) - 1)
+
     def steps(self, sample, code):
         return [
             Packet(sample, t + 1, *encode_best(code[t : t + 1], self.context, code[:t]))
@@ -92,6 +96,48 @@ async def test_packets_are_answered(bench):
     bench.send(*(bench.packet(k, code) for k, code in enumerate(codes)))
     await bench.settle()
     assert bench.answers == list(enumerate(labels(codes)))
+
+
+@served
+async def test_samples_in_one_packet_are_answered_each(bench):
+    codes = random_code(5)
+    bench.send(bench.group(3, codes))
+    await bench.settle()
+    assert bench.answers == list(zip(range(3, 8), labels(codes), strict=True))
+    bench.send(bench.group(3, codes))  # again: none is computed
+    assert bench.answers[5:] == bench.answers[:5]
+    assert bench.model.batches == [5]
+
+
+@served
+async def test_group_passes_the_credit_once_but_never_twice(bench):
+    codes = random_code(40)
+    bench.send(bench.group(0, codes))  # the window is 8
+    with pytest.raises(WindowError):
+        bench.send(bench.packet(40, codes[0]))
+    await bench.settle()
+    bench.send(bench.packet(41, codes[0]), acked=40)
+    await bench.settle()
+    assert len(bench.replies) == 41
+
+
+@served
+async def test_group_that_decodes_to_nothing_is_rejected_sample_by_sample(bench):
+    bench.send(Packet(3, 0, 1, b"?", 2))
+    await bench.settle()
+    assert [(type(reply), reply.sample) for reply in bench.replies] == [
+        (Rejected, 3),
+        (Rejected, 4),
+        (Rejected, 5),
+    ]
+
+
+@served
+async def test_damaged_group_costs_one_rejection(bench):
+    raw = bytearray(packet.pack([bench.group(3, random_code(4))], bench.digest))
+    raw[-1] ^= 1
+    bench.talk.receive(bytes(raw))
+    assert [reply.sample for reply in bench.replies] == [3]
 
 
 @served
@@ -235,8 +281,10 @@ async def test_unary_request_is_answered(bench):
     assert bench.model.batches == [1]
     with pytest.raises(CodecError):
         await bench.service.classify(packet.pack_request(Packet(1, 0, 1, b"?"), greeting))
-    with pytest.raises(PacketError, match="needs a stream"):
+    with pytest.raises(PacketError, match="need a stream"):
         await bench.service.classify(packet.pack_request(Packet(1, 1, 1, b"?"), greeting))
+    with pytest.raises(PacketError, match="need a stream"):
+        await bench.service.classify(packet.pack_request(Packet(1, 0, 1, b"?", 3), greeting))
     with pytest.raises(PacketError):
         await bench.service.classify(b"\xff\xff")
 

@@ -17,8 +17,11 @@ SHAPES = ((2, 2, 3, 3), (4, 2, 2, 4), (1, 1, 1, 1), (2, 1, 9, 2))
 
 
 @cache
-def _case(choice: int) -> tuple[Any, Any, Any]:
-    """Codec, context and the steps already known, by the first byte of an input."""
+def _case(choice: int) -> tuple[Any, Any, Any, int]:
+    """Codec, context, the steps already known and those to come, by the first byte of an input.
+
+    One case in steps + 1 is of three samples in one payload.
+    """
     from splitcore.codec import registry
     from tests.splitcore.codec.contexts import context, spikes
 
@@ -26,7 +29,10 @@ def _case(choice: int) -> tuple[Any, Any, Any]:
     choice, codec = divmod(choice, len(codecs))
     steps, shape = divmod(choice, len(SHAPES))
     known = context(SHAPES[shape], seed=1, spread=1500, alone=steps % 2 == 1)
-    return codecs[codec], known, spikes(known.shape, 0.3, 2)[: steps % known.shape[0]]
+    total = known.shape[0]
+    part = steps % (total + 1)
+    past = spikes(known.shape, 0.3, 2)[: part % total]
+    return codecs[codec], known, past, 3 * total if part == total else total - len(past)
 
 
 def one_input(data: bytes) -> None:
@@ -38,31 +44,31 @@ def one_input(data: bytes) -> None:
 
     if not data:
         return
-    codec, known, past = _case(data[0])
+    codec, known, past, steps = _case(data[0])
     payload = data[1:]
     try:
-        got = registry.decode(codec.id, payload, known, past)
+        got = registry.decode(codec.id, payload, known, past, steps)
     except CodecError:
         return
-    assert got.shape == (known.shape[0] - len(past), *known.shape[1:])
+    assert got.shape == (steps, *known.shape[1:])
     assert got.dtype == np.uint8
     assert got.max() <= 1
     again = registry.encode(codec, got, known, past)
     if codec.name == "bitmap+zstd":  # many frames decode alike
-        np.testing.assert_array_equal(registry.decode(codec.id, again, known, past), got)
+        np.testing.assert_array_equal(registry.decode(codec.id, again, known, past, steps), got)
     else:
         assert again == payload
 
 
 def seeds() -> list[bytes]:
-    """Valid inputs of every codec, shape and number of known steps."""
+    """Valid inputs of every codec, shape and number of known steps, and groups."""
     from splitcore.codec import registry
     from tests.splitcore.codec.contexts import spikes
 
     found = []
-    for choice in range(len(registry.codecs()) * len(SHAPES) * 4):
-        codec, known, past = _case(choice)
-        sent = spikes(known.shape, 0.3, choice)[len(past) :]
+    for choice in range(len(registry.codecs()) * len(SHAPES) * 5):
+        codec, known, past, steps = _case(choice)
+        sent = spikes((steps, *known.shape[1:]), 0.3, choice)
         found.append(bytes([choice]) + registry.encode(codec, sent, known, past))
     return found
 

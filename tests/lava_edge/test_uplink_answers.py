@@ -9,7 +9,7 @@ import pytest
 from lava_edge.uplink import Patience, Uplink
 from splitcore import packet
 from splitcore.errors import DataError, LinkError, UsageError
-from tests.link import Relay, check_answers, cloud, collect
+from tests.link import Relay, check_answers, cloud, collect, until
 from tests.tiny_bundle import STEPS, make_bundle, random_code
 
 
@@ -32,6 +32,60 @@ def test_steps_one_at_a_time_give_the_same_answers(bundle):
             for sample, code in enumerate(codes):
                 uplink.send_step(sample, step + 1, code[step])
         check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+
+
+@pytest.mark.parametrize("group", [2, 7, 64])
+def test_samples_in_groups_get_their_own_answers(bundle, group):
+    codes = random_code(150)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=group) as uplink:
+        check_answers(collect(uplink, codes), codes)
+        assert uplink.lost == uplink.waiting == ()
+        packets = -(-150 // group)
+        assert server.metric("packets_total", bundle="tiny") == 150
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=group) as uplink:
+        answers = list(uplink.classify(enumerate(codes)))
+        envelopes = sum(answer.envelope_bits for answer in answers)
+        assert envelopes <= 8 * packet.MAX_ENVELOPE_BYTES * packets
+        arrived = server.metric("payload_bits_total", bundle="tiny")
+        assert sum(answer.payload_bits for answer in answers) == pytest.approx(arrived)
+
+
+def test_group_ends_where_ids_do_not_follow_each_other(bundle):
+    codes = random_code(6)
+    ids = [3, 4, 9, 10, 2, 40]
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=8) as uplink:
+        found = {a.sample: a.label for a in uplink.classify(zip(ids, codes, strict=True))}
+        check_answers({k: found[sample] for k, sample in enumerate(ids)}, codes)
+
+
+def test_sample_waits_for_its_group_or_for_flush(bundle):
+    codes = random_code(3)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=3) as uplink:
+        for sample in range(2):
+            uplink.send(sample, codes[sample])
+        assert uplink.waiting == (0, 1)
+        with pytest.raises(DataError, match="on its way"):
+            uplink.send(1, codes[1])
+        assert server.model.batches == []
+        uplink.flush()
+        until(lambda: sum(server.model.batches) == 2)
+        uplink.send(2, codes[2])
+        check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+
+
+def test_link_closed_before_a_group_is_complete_reports_it_lost(bundle):
+    codes = random_code(2)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=3) as uplink:
+        for sample, code in enumerate(codes):
+            uplink.send(sample, code)
+    assert server.model.batches == []
+    assert uplink.lost == (0, 1)
+
+
+@pytest.mark.parametrize("group", [0, 65])
+def test_group_of_an_impossible_size_raises_usage_error(bundle, group):
+    with pytest.raises(UsageError, match="expected 1 … 64 samples of this bundle"):
+        Uplink("127.0.0.1:1", bundle, group=group)
 
 
 def test_step_out_of_turn_raises_data_error(bundle):
@@ -97,10 +151,10 @@ def test_pending_samples_are_bounded(bundle):
 
         sender = threading.Thread(target=send_all)
         sender.start()
-        deadline = time.monotonic() + 20
-        while len(sent) < 8 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert len(uplink.waiting) == 8
+        until(lambda: len(uplink.waiting) == 9)  # the ninth waits for room
+        time.sleep(0.05)
+        assert len(uplink.waiting) == 9
+        assert len(sent) == 8
         server.model.stalled = False
         answers = {}
         while len(answers) < len(codes):
@@ -134,8 +188,8 @@ def test_other_bundle_is_refused_by_name(bundle, tmp_path):
 def test_other_version_is_refused_with_both_versions(bundle, monkeypatch):
     with cloud([bundle]) as server:
         uplink = Uplink(server.address, bundle)
-        object.__setattr__(uplink._greeting, "version", 2)
-        with pytest.raises(LinkError, match="speaks version 1, the other version 2"):
+        object.__setattr__(uplink._greeting, "version", 1)
+        with pytest.raises(LinkError, match="speaks version 2, the other version 1"):
             uplink.__enter__()
 
 

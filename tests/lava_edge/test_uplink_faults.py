@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.batching import BatchLimits
 from cloud_server.endpoint import ServerLimits
 from lava_edge.uplink import Patience, Uplink
 from splitcore.errors import LinkError
@@ -24,17 +25,17 @@ def bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("group", "seed"), [(1, 0), (1, 1), (1, 2), (3, 3), (64, 4)])
 @pytest.mark.parametrize(
     "fault",
     [meddler.drop, meddler.duplicate, meddler.truncate, meddler.flip, meddler.Reorder()],
     ids=["dropped", "duplicated", "truncated", "bit_flipped", "reordered"],
 )
-def test_messages_meddled_with_still_give_each_answer_once(bundle, fault, seed):
+def test_messages_meddled_with_still_give_each_answer_once(bundle, fault, group, seed):
     codes = random_code(60, seed)
     patience = Patience(connect_s=5, stall_s=0.5, outage_s=30)
     with cloud([bundle]) as server, meddler.meddling(server.address, fault, seed) as address:
-        with Uplink(address, bundle, patience=patience) as uplink:
+        with Uplink(address, bundle, group=group, patience=patience) as uplink:
             answers = {}
             for sample, code in enumerate(codes):
                 uplink.send(sample, code)
@@ -56,12 +57,12 @@ def test_damaged_steps_are_sent_again(bundle):
             check_answers({a.sample: a.label for a in uplink.answers()}, codes)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_connection_cut_in_a_packet_is_made_again(bundle, seed):
+@pytest.mark.parametrize(("group", "seed"), [(1, 0), (1, 1), (1, 2), (5, 3)])
+def test_connection_cut_in_a_packet_is_made_again(bundle, group, seed):
     rng = random.Random(seed)
     codes = random_code(400, seed)
     with cloud([bundle]) as server, Relay(server.address) as relay:
-        with Uplink(relay.address, bundle, patience=QUICK) as uplink:
+        with Uplink(relay.address, bundle, group=group, patience=QUICK) as uplink:
             answers = {}
             for sample, code in enumerate(codes):
                 if sample % 100 == 50:
@@ -99,11 +100,12 @@ def test_stalled_server_is_left_and_found_again(bundle):
         check_answers({a.sample: a.label for a in uplink.answers()}, codes)
 
 
-def test_outage_without_end_reports_every_sample_lost_by_id(bundle):
+@pytest.mark.parametrize("group", [1, 2, 9])
+def test_outage_without_end_reports_every_sample_lost_by_id(bundle, group):
     codes = random_code(5)
     patience = Patience(connect_s=5, stall_s=0.5, outage_s=1.0)
     with cloud([bundle]) as server, Relay(server.address) as relay:
-        with Uplink(relay.address, bundle, patience=patience) as uplink:
+        with Uplink(relay.address, bundle, group=group, patience=patience) as uplink:
             check_answers(collect(uplink, codes[:3]), codes[:3])
             relay.down = True
             relay.cut()
@@ -141,6 +143,36 @@ def test_payload_that_decodes_to_nothing_is_reported_lost(bundle, monkeypatch):
             answers.extend(answer.sample for answer in uplink.answers())
         assert uplink.lost == (1,)
         assert sorted(answers) == [0, 2]
+
+
+def test_group_that_decodes_to_nothing_is_reported_lost_whole(bundle, monkeypatch):
+    codes = random_code(9)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=3) as uplink:
+        for sample, code in enumerate(codes):
+            if sample == 3:
+                monkeypatch.setattr("lava_edge.uplink.encode_best", lambda *_: (1, b"nonsense"))
+            uplink.send(sample, code)
+            if sample == 5:
+                monkeypatch.undo()
+        answers = []
+        with pytest.raises(LinkError, match="lost 3 samples: 3, 4, 5"):
+            answers.extend(answer.sample for answer in uplink.answers())
+        assert uplink.lost == (3, 4, 5)
+        assert sorted(answers) == [0, 1, 2, 6, 7, 8]
+
+
+def test_group_with_some_of_its_answers_cut_off_is_answered_once(bundle):
+    codes = random_code(12)
+    with cloud([bundle], batch=BatchLimits(max_batch=2)) as server, Relay(server.address) as relay:
+        with Uplink(relay.address, bundle, group=6, patience=QUICK) as uplink:
+            server.model.pause_s = 0.05
+            for sample, code in enumerate(codes):
+                uplink.send(sample, code)
+            until(lambda: sum(server.model.batches) == 4)
+            relay.cut()
+            found = [(answer.sample, answer.label) for answer in uplink.answers()]
+            assert len(found) == len(codes)
+            check_answers(dict(found), codes)
 
 
 def test_wall_clock_that_jumps_changes_nothing(bundle, monkeypatch):

@@ -40,6 +40,10 @@ def one(sample, payload=b"payload"):
     return [Packet(sample, 0, 1, payload)]
 
 
+def together(sample, more, payload=b"payload"):
+    return [Packet(sample, 0, 1, payload, more)]
+
+
 def taken(spill):
     found = []
     while (packets := spill.take()) is not None:
@@ -50,10 +54,13 @@ def taken(spill):
 def test_samples_come_out_in_the_order_they_went_in(opened, tmp_path):
     spill = opened()
     steps = [Packet(2, step, 1, bytes([step])) for step in (1, 2, 3)]
-    for packets in (one(5), steps, one(1)):
+    for packets in (one(5), steps, together(7, 2), one(1)):
         assert spill.put(packets)
-    assert spill.waiting == (5, 2, 1)
-    assert taken(spill) == [one(5), steps, one(1)]
+    assert spill.waiting == (5, 2, 7, 8, 9, 1)
+    assert spill.take() == one(5)
+    assert spill.take() == steps
+    assert spill.waiting == (7, 8, 9, 1)
+    assert taken(spill) == [together(7, 2), one(1)]
     assert spill.waiting == ()
 
 
@@ -65,7 +72,7 @@ def test_answered_samples_free_their_segments(opened, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) > 2
     taken(spill)
     for sample in reversed(range(20)):
-        spill.answered(sample)
+        spill.answered(range(sample, sample + 1))
     assert list(tmp_path.iterdir()) == []
     assert spill.bytes_used == 0
 
@@ -155,6 +162,21 @@ def test_samples_of_an_earlier_run_are_delivered_by_the_next(bundle, tmp_path):
         relay.down = False
         with Uplink(relay.address, bundle, spill=tmp_path) as uplink:
             check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+
+
+def test_groups_go_to_disk_and_come_back_whole(bundle, tmp_path):
+    codes = random_code(50)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        relay.down = True
+        with Uplink(relay.address, bundle, spill=tmp_path, max_pending=8, group=4) as uplink:
+            for sample, code in enumerate(codes):
+                uplink.send(sample, code)
+            assert sorted(uplink.waiting) == list(range(50))
+        assert uplink.lost == ()  # not even the two whose group was never full
+        relay.down = False
+        with Uplink(relay.address, bundle, spill=tmp_path) as uplink:
+            check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_outage_with_a_spill_loses_nothing_but_is_told(bundle, tmp_path):

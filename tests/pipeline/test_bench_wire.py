@@ -72,6 +72,13 @@ def test_measure_codes_steps_apart_cost_more_than_samples(measured):
     assert chosen["payload_bits_mean_by_step"] > chosen["payload_bits_mean"]
 
 
+def test_measure_codes_samples_together_cost_less_than_alone(measured):
+    grouped, chosen = measured["grouped"], measured["chosen"]
+    assert grouped["payload_bits_mean"] < chosen["payload_bits_mean"]
+    expected = grouped["payload_bits_mean"] / chosen["entropy_bits_mean"]
+    assert grouped["ratio_to_entropy"] == pytest.approx(expected)
+
+
 def test_measure_codes_chosen_beats_zstandard_and_counts(measured):
     by_name = {row["codec"]: row["payload_bits_mean"] for row in measured["codecs"]}
     assert measured["chosen"]["codec"] == "trained"

@@ -17,13 +17,22 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGEST = bytes(range(32))
 GREETING = Greeting(DIGEST, b"s" * 16)
 
-packets = st.builds(
+_alone = st.builds(
     Packet,
     sample=st.integers(0, packet.MAX_SAMPLE),
     step=st.integers(0, packet.MAX_STEP),
     codec=st.integers(0, packet.MAX_CODEC),
     payload=st.binary(max_size=300),
 )
+_groups = st.builds(
+    Packet,
+    sample=st.integers(0, packet.MAX_SAMPLE - packet.MAX_GROUP),
+    step=st.just(0),
+    codec=st.integers(0, packet.MAX_CODEC),
+    payload=st.binary(max_size=300),
+    more=st.integers(1, packet.MAX_GROUP - 1),
+)
+packets = _alone | _groups
 
 
 @given(st.lists(packets, max_size=5), st.integers(0, 1 << 31))
@@ -42,6 +51,9 @@ def test_envelope_at_the_largest_values_is_within_24_bytes(payload_bytes):
     largest = Packet(packet.MAX_SAMPLE, packet.MAX_STEP, packet.MAX_CODEC, bytes(payload_bytes))
     envelope = len(packet.pack([largest], DIGEST)) - payload_bytes
     assert envelope <= packet.MAX_ENVELOPE_BYTES
+    more = packet.MAX_GROUP - 1
+    group = Packet(packet.MAX_SAMPLE - more, 0, packet.MAX_CODEC, bytes(payload_bytes), more)
+    assert len(packet.pack([group], DIGEST)) - payload_bytes <= packet.MAX_ENVELOPE_BYTES
 
 
 @given(packets, st.data())
@@ -108,7 +120,7 @@ def test_hello_round_trip():
 
 def test_hello_of_another_version_names_both_versions():
     raw = packet.pack_hello(Greeting(DIGEST, b"s" * 16, version=9))
-    with pytest.raises(PacketError, match=r"version 1, the other version 9"):
+    with pytest.raises(PacketError, match=r"version 2, the other version 9"):
         packet.unpack_hello(raw)
 
 

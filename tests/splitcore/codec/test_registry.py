@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from splitcore import spikes as bits
 from splitcore.codec import registry
 from splitcore.codec.context import MAX_SPIKES, CodeContext
+from splitcore.codec.trained import code_length
 from splitcore.errors import CodecError, DataError
 from tests.splitcore.codec.contexts import context, rates, seeds, shapes, spikes
 
@@ -57,16 +58,54 @@ def test_decode_many_does_as_decode_does_one_by_one(shape, rate, seed, data):
         payload = registry.encode(codec, spikes(shape, rate, seed + k), known)
         samples.append((codec.id, data.draw(st.just(payload) | damages(payload))))
     samples.append((99, b"of no codec"))
-    out = np.full((len(samples), *shape), 9, dtype=np.uint8)
-    errors = registry.decode_many(samples, known, out)
+    alone = [registry.Coded(*sample) for sample in samples]
+    together = np.concatenate([spikes(shape, rate, seed + 10 + k) for k in range(3)])
+    group = registry.Coded(*registry.encode_best(together, known), samples=3)
+    group = group._replace(payload=data.draw(st.just(group.payload) | damages(group.payload)))
+    mixed = [group._replace(place=2), *alone, group._replace(place=0)]
+    out = np.full((len(mixed), *shape), 9, dtype=np.uint8)
+    errors = registry.decode_many(mixed, known, out)
     reasons = {place: str(error) for place, error in errors.items()}
-    for place, (codec_id, payload) in enumerate(samples):
+    for place, one in enumerate(mixed):
+        steps = one.samples * shape[0]
         try:
-            expected, reason = registry.decode(codec_id, payload, known), None
+            decoded, reason = registry.decode(one.codec, one.payload, known, steps=steps), None
         except CodecError as error:
-            expected, reason = np.full(shape, 9), str(error)
+            decoded, reason = np.full((steps, *shape[1:]), 9), str(error)
         assert reasons.get(place) == reason
+        expected = decoded.reshape(one.samples, *shape)[one.place]
         np.testing.assert_array_equal(out[place], expected)
+
+
+@every_codec
+@quick
+@given(shape=shapes, rate=rates, seed=seeds, count=st.integers(2, 5), alone=st.booleans())
+def test_codec_samples_together_come_back(codec, shape, rate, seed, count, alone):
+    known = context(shape, seed, alone=alone)
+    sent = np.concatenate([spikes(shape, rate, seed + k) for k in range(count)])
+    payload = registry.encode(codec, sent, known)
+    got = registry.decode(codec.id, payload, known, steps=count * shape[0])
+    np.testing.assert_array_equal(got, sent)
+
+
+def test_trained_samples_together_cost_what_they_cost_alone_less_the_last_bits():
+    known = context((4, 3, 4, 4), seed=2)
+    trained = registry.codec_named("trained")
+    codes = [spikes(known.shape, 0.3, seed) for seed in range(16)]
+    ideal = sum(code_length(code, known.model) for code in codes) / 8
+    together = len(registry.encode(trained, np.concatenate(codes), known))
+    assert ideal <= together <= ideal + 1.1
+    assert sum(len(registry.encode(trained, code, known)) for code in codes) > together + 2
+
+
+@pytest.mark.parametrize(("steps", "past"), [(0, 0), (5, 0), (7, 0), (4, 1), (8, 1), (260, 0)])
+def test_steps_that_are_neither_a_part_nor_whole_samples_are_refused(steps, past):
+    known = context((4, 2, 3, 3))
+    behind = np.zeros((past, 2, 3, 3), dtype=np.uint8)
+    with pytest.raises(CodecError, match="neither a part of 4 nor 1 … 64 whole samples"):
+        registry.encode_best(np.zeros((steps, 2, 3, 3), dtype=np.uint8), known, behind)
+    with pytest.raises(CodecError, match="neither a part of 4 nor 1 … 64 whole samples"):
+        registry.decode(1, b"", known, behind, steps)
 
 
 @every_codec
@@ -148,7 +187,7 @@ def test_encode_best_without_model_leaves_the_trained_codec_out():
     with pytest.raises(CodecError, match="context model"):
         registry.decode(trained.id, b"", known)
     out = np.empty((1, *known.shape), dtype=np.uint8)
-    (error,) = registry.decode_many([(trained.id, b"")], known, out).values()
+    (error,) = registry.decode_many([registry.Coded(trained.id, b"")], known, out).values()
     assert "context model" in str(error)
 
 
