@@ -65,11 +65,7 @@ class Predictor:
         """Scores of each sample, or the CodecError that its payload deserves."""
         # Zeros: a sample that cannot be decoded goes through the model as silence.
         code_ntchw = np.zeros((len(samples), *self._context.shape), dtype=np.uint8)
-        whole = [parts[0].whole for parts in samples if parts[0].step == 0]
-        if len(whole) == len(samples):
-            errors = decode_many(whole, self._context, code_ntchw)
-        else:
-            errors = self._decode_mixed(samples, code_ntchw)
+        errors = self._decode(samples, code_ntchw)
         return Scored(self._scores(code_ntchw), errors)
 
     def warm(self, samples: int) -> None:
@@ -77,9 +73,7 @@ class Predictor:
         warm(self._context)
         self._scores(np.zeros((samples, *self._context.shape), dtype=np.uint8))
 
-    def _decode_mixed(
-        self, samples: Sequence[Parts], out_ntchw: np.ndarray
-    ) -> dict[int, CodecError]:
+    def _decode(self, samples: Sequence[Parts], out_ntchw: np.ndarray) -> dict[int, CodecError]:
         whole = [place for place, parts in enumerate(samples) if parts[0].step == 0]
         decoded_ntchw = np.zeros((len(whole), *self._context.shape), dtype=np.uint8)
         found = decode_many([samples[at][0].whole for at in whole], self._context, decoded_ntchw)

@@ -154,13 +154,16 @@ class LinkStream:
         parts: list[bytes] = []
         size = 0
         first: Pending | None = None
+        credit = self._window - outbox.in_flight
         while outbox.unsent and size < MESSAGE_BYTES:
             entry = outbox.pending.get(outbox.unsent[0])
             if entry is None or entry.sent == len(entry.packets):
                 outbox.unsent.popleft()
                 continue
-            if entry.sent == 0 and outbox.in_flight >= self._window:
-                break
+            if entry.sent == 0:
+                if credit <= 0:
+                    break
+                credit -= len(entry.samples)
             first = first or entry
             self._writing.append((entry.packets[entry.sent].sample, entry.packets[entry.sent].step))
             parts.append(entry.take())
