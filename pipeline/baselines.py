@@ -10,6 +10,7 @@ from pipeline import lineage, results, trained_on
 from pipeline.console import progress_bar
 from splitcore.errors import ConfigError
 from training import config as configuration
+from training.allocator import keep_freed_memory
 from training.baselines.rival import Rival
 from training.baselines.split_ann import SplitAnn
 from training.baselines.study import QUALITIES, study
@@ -50,6 +51,7 @@ def run(
         )
     width = {"width": teacher.model.width}
     config = config.model_copy(update={"model": config.model.model_copy(update=width)})
+    keep_freed_memory()
     dataset = trained_on.load(config, data)
     with progress_bar() as progress:
         known = lineage.Runs(runs, dataset, device, progress)

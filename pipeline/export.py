@@ -16,6 +16,7 @@ from splitcore.codec import context_fit
 from splitcore.codec.context import CodeContext
 from splitcore.codec.registry import encode_best
 from training import checkpoint, evaluate
+from training.allocator import keep_freed_memory
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset, Split
 from training.data.kind import Kind
@@ -110,6 +111,7 @@ def _answers(model: SplitModel, split: Split, name: str, progress: Progress) -> 
 def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]:
     """The export command."""
     found = checkpoint.load(checkpoint_path)
+    keep_freed_memory()
     dataset = trained_on.load(found.config, data)
     with progress_bar() as progress:
         bundle = export(found, dataset, out, progress)

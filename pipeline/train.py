@@ -19,6 +19,7 @@ from splitcore.bundle import Bundle, open_bundle
 from splitcore.errors import UsageError
 from training import checkpoint, evaluate, parallel
 from training import config as configuration
+from training.allocator import keep_freed_memory
 from training.baselines.split_ann import SplitAnn
 from training.config import Config
 from training.data.dataset import Dataset
@@ -54,6 +55,7 @@ def run(
                 f"{each.path}: data: runs of one command share images and steps; "
                 f"those of {planned[0].path} are others"
             )
+    keep_freed_memory()
     dataset = trained_on.load(planned[0].config, data)
     with parallel.joined(device) as own, progress_bar() as progress:
         shown = progress if parallel.leads() else None
