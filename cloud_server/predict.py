@@ -79,10 +79,10 @@ class Predictor:
         found = decode_many([samples[at][0].whole for at in whole], self._context, decoded_ntchw)
         out_ntchw[whole] = decoded_ntchw
         errors = {whole[place]: error for place, error in found.items()}
-        for place, (parts, out_tchw) in enumerate(zip(samples, out_ntchw, strict=True)):
+        for place, parts in enumerate(samples):
             if parts[0].step:
                 try:
-                    self._decode_steps(parts, out_tchw)
+                    self._decode_steps(parts, out_ntchw[place])
                 except CodecError as error:
                     errors[place] = error
         return errors

@@ -150,6 +150,8 @@ class LinkStream:
 
     def _message(self) -> bytes:
         outbox = self._outbox
+        if not outbox.unsent:
+            return b""
         self._writing = []
         parts: list[bytes] = []
         size = 0

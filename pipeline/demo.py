@@ -47,6 +47,7 @@ def run(out: Path) -> dict[str, Any]:
                 bundle,
                 test.frames_ntchw,
                 address,
+                timed=True,
                 advance=lambda: progress.update(task, advance=1),
             )
         task = progress.add_task("check against SLAYER and reference", total=1)

@@ -21,6 +21,7 @@ from pipeline.live import LiveRun
 from pipeline.live import run as live_run
 from splitcore.bundle import Bundle, open_bundle
 from splitcore.errors import UsageError
+from training.data.dataset import evenly
 from training.evaluate import accuracy
 
 PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
@@ -28,11 +29,15 @@ PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
 
 @dataclass(frozen=True, eq=False)
 class EdgeRun:
-    """What the simulator fired and what the cloud answered, sample by sample in order."""
+    """What the simulator fired and what the cloud answered, sample by sample in order.
+
+    cloud_us: the cloud's mean time for a sample that meets no queue, where it was measured.
+    """
 
     code_ntchw: np.ndarray
     counts: Counts
     answers: tuple[Answer, ...]
+    cloud_us: float | None = None
 
     @property
     def labels_n(self) -> np.ndarray:
@@ -61,11 +66,12 @@ def stream(
     *,
     model: str = "leaf",
     group: int = 1,
+    timed: bool = False,
     advance: Callable[[], object] = lambda: None,
     **security: Any,
 ) -> EdgeRun:
     """Simulate and send all samples, `group` of them in a packet; `advance` is called for each
-    answer.
+    answer. `timed` then sends some again for cloud_us.
 
     Raises LinkError naming the samples that were lost, SimulationError when the simulator died.
     """
@@ -84,7 +90,23 @@ def stream(
             answers[answer.sample] = answer
             advance()
     ordered = tuple(answers[index] for index in range(len(codes)))
-    return EdgeRun(np.stack(codes), concatenate(counts), ordered)
+    code_ntchw = np.stack(codes)
+    cloud_us = cloud_time_us(bundle, code_ntchw, server, **security) if timed else None
+    return EdgeRun(code_ntchw, concatenate(counts), ordered, cloud_us)
+
+
+def cloud_time_us(bundle: Bundle, code_ntchw: np.ndarray, server: str, **security: Any) -> float:
+    """The cloud's mean time from a sample's arrival to its answer, by its own clock, without queue.
+
+    Each of some samples is sent when the one before is answered, and nothing is simulated
+    meanwhile: where the simulator outruns the cloud, an answer in `stream` waits for all before it.
+    """
+    times: list[int] = []
+    with Uplink(server, bundle, **security) as uplink:
+        for place, sample in enumerate(evenly(len(code_ntchw), outcome.TIMED)):
+            uplink.send(place, code_ntchw[sample])
+            times += [answer.server_us for answer in uplink.answers()]
+    return float(np.mean(times))
 
 
 def run(
@@ -128,7 +150,14 @@ def run(
             done = live_run(bundle, frames, server, advance=advance, **access)
         else:
             done = stream(
-                bundle, frames, server, model=model, group=group, advance=advance, **access
+                bundle,
+                frames,
+                server,
+                model=model,
+                group=group,
+                timed=result is not None,
+                advance=advance,
+                **access,
             )
     if result is not None and isinstance(done, EdgeRun):
         found = outcome.outcome(bundle, chosen, done, priced, others)

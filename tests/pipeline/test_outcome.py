@@ -36,7 +36,7 @@ def true_run(bundle):
         )
         for index, row in enumerate(scores)
     )
-    return test, EdgeRun(code, count(graph, test.frames_ntchw, spikes), answers)
+    return test, EdgeRun(code, count(graph, test.frames_ntchw, spikes), answers, 700.0)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_outcome_of_a_true_run_has_no_mismatch_and_can_be_planned(finished, tmp_
     assert found["prediction_mismatches"] == 0
     assert found["accuracy_pipeline"] == found["accuracy_model"]
     assert found["wire_bytes_mean"] == 40
-    assert found["details"]["cloud_us"] == 900
+    assert found["details"]["cloud_us"] == 700
     assert found["details"]["accuracy_uncut"] is None
     path = tmp_path / "result.json"
     results.save(json.dumps(found, allow_nan=False), path)

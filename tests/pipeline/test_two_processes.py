@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline import results
+
 DEADLINE_S = 60
 
 
@@ -64,6 +66,21 @@ def test_edge_live_sends_step_by_step_and_is_answered_alike(digits_bundle: Path)
     assert live["code_spikes"] == whole["code_spikes"] > 0
     assert live["accuracy"] == whole["accuracy"]
     assert 0 < live["to_wire_us"]["median"] <= live["to_wire_us"]["p95"]
+
+
+def test_edge_writes_a_result_whose_cloud_time_is_that_of_a_sample_alone(
+    digits_bundle: Path, tmp_path: Path
+) -> None:
+    port, path = _free_port(), tmp_path / "result.json"
+    with _server(digits_bundle, port):
+        answered = _result(_edge(digits_bundle, port, "--samples", "24", "--result", str(path)))
+    written = results.load(path)
+    assert written.details is not None
+    assert answered["answered"] == written.samples == 24
+    assert written.mismatched_spikes == written.prediction_mismatches == 0
+    assert written.spikes == answered["code_spikes"] > 0
+    assert written.details.cloud_us is not None
+    assert written.details.cloud_us > 0
 
 
 def _result(edge: subprocess.Popen[str]) -> dict:

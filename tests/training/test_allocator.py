@@ -6,7 +6,7 @@ import sys
 from tests.conftest import ROOT
 
 SCRIPT = """
-import resource, sys
+import resource
 import numpy as np
 from training.allocator import keep_freed_memory
 
