@@ -42,8 +42,8 @@ def details(
     labels and predictions are class numbers (N,); code_tchw are the code spikes of `sample`;
     input_events as in `measure.energy.energy`; others are ordinary networks to be held against
     beside the edge half's own dense twin.
-    measured: any of accuracy_uncut, input_bytes_mean, encode_us, cloud_us, cloud_depth and
-    cloud_energy_pj of `pipeline.results.Details`, where the caller has them.
+    measured: any of accuracy_uncut, input_bytes_mean, grouped_bits_mean, encode_us, cloud_us,
+    cloud_depth and cloud_energy_pj of `pipeline.results.Details`, where the caller has them.
     """
     classes = list(manifest.classes)
     table = np.zeros((len(classes), len(classes)), dtype=np.int64)

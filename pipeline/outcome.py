@@ -23,6 +23,7 @@ from measure.profile import Profile
 from pipeline import details
 from pipeline.codes import code_of
 from pipeline.images import Images
+from pipeline.payloads import grouped_bits
 from splitcore import tail
 from splitcore.bundle import Bundle
 from splitcore.codec import context
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.edge import EdgeRun
 
 TIMED = 64  # samples over which a host time is averaged
-JPEG_SAMPLES = 1000  # images whose size as JPEG is averaged
+SIZED = 1000  # samples whose sizes, as JPEG and as code in groups, are averaged
 JPEG_QUALITY = 75
 
 
@@ -116,6 +117,7 @@ def beyond_the_cut(
     usual = max(set(chosen), key=chosen.count)
     found = {
         "encode_us": encode_us,
+        "grouped_bits_mean": grouped_bits(done.code_ntchw[evenly(len(test), SIZED)], coding),
         "cloud_depth": cloud.graph.depth[cloud.graph.output_name],
         "cloud_energy_pj": {
             each.name: energy.energy(cloud.graph, counts, each, steps, events).mean_pj()
@@ -126,7 +128,7 @@ def beyond_the_cut(
     if done.cloud_us is not None:
         found["cloud_us"] = done.cloud_us
     if bundle.manifest.input_bits and test.images.ndim == 4 and test.images.shape[1] in (1, 3):
-        sent = test.images[evenly(len(test), JPEG_SAMPLES)]
+        sent = test.images[evenly(len(test), SIZED)]
         found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(image) for image in sent]))
     return found
 

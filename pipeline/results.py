@@ -198,6 +198,7 @@ class Details(Record):
     depth: Annotated[int, Field(ge=0, le=4096)] = 0  # synapses between input and code
     accuracy_uncut: Fraction | None = None  # of the network without cut and code
     input_bytes_mean: Amount | None = None  # what sending the image itself would take
+    grouped_bits_mean: Amount | None = None  # payload bits an image where several share each
     encode_us: Amount | None = None  # measured, an image
     cloud_us: Amount | None = None  # measured, an image
     cloud_depth: Annotated[int, Field(ge=0, le=4096)] = 0

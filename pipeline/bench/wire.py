@@ -22,6 +22,7 @@ from pipeline import baseline_rows, images
 from pipeline.baseline_rows import Row
 from pipeline.codes import code_of
 from pipeline.console import progress_bar
+from pipeline.payloads import GROUP, grouped_bits
 from splitcore.bundle import Bundle, Manifest, open_bundle
 from splitcore.codec import context, context_fit, entropy, registry
 from splitcore.codec.codec import Codec
@@ -32,7 +33,6 @@ FP32_BITS = 32
 SPEED_SHAPE = (4, 8, 16, 16)  # 8,192 bits
 SPEED_RATE = 0.2
 SPEED_SAMPLES = 50
-GROUP = 16  # samples in a payload, beside samples alone
 
 CodeSource = Callable[[Bundle, str | None, int], tuple[str, np.ndarray]]
 
@@ -198,11 +198,7 @@ def _chosen(
 
 
 def _grouped(code_ntchw: np.ndarray, known: CodeContext, sizes: dict[str, float]) -> dict[str, Any]:
-    """Payload bits a sample where `GROUP` of them share each."""
-    shuffled = np.random.default_rng(0).permutation(code_ntchw)
-    groups = [shuffled[at : at + GROUP] for at in range(0, len(shuffled), GROUP)]
-    payloads = [registry.encode_best(np.concatenate(group), known)[1] for group in groups]
-    mean = 8 * sum(map(len, payloads)) / len(shuffled)
+    mean = grouped_bits(code_ntchw, known)
     return {
         "samples": GROUP,
         "payload_bits_mean": mean,

@@ -162,12 +162,16 @@ def test_the_smallest_code_as_accurate_as_a_baseline_stands_beside_it(tmp_path):
         each = copy.deepcopy(example.result())
         each.update(accuracy_pipeline=accuracy, payload_bits_mean=bits)
         each["details"]["bundle"]["name"] = name
+        each["details"]["grouped_bits_mean"] = bits / 2 if name == "good" else None
         ours.append(check_result(each))
     bits = rival.test.payload_bits_mean
-    known = [rival.name, "good", "94.50", f"{bits:,.0f}", "94.50", "100", f"{bits / 100:.3g}"]
-    assert cuts_page.bits_at_equal_accuracy(rival, tuple(ours)) == known
+    known = [rival.name, "good", "94.50", f"{bits:,.0f}", "94.50"]
+    sizes = ["100.0", f"{bits / 100:.3g}", "50.0", f"{bits / 50:.3g}"]
+    assert cuts_page.bits_at_equal_accuracy(rival, tuple(ours)) == known + sizes
+    dear = cuts_page.bits_at_equal_accuracy(rival, tuple(ours[:1]))
+    assert dear[5:] == ["300.0", f"{bits / 300:.3g}", None, None]
     alone = cuts_page.bits_at_equal_accuracy(rival, tuple(ours[2:]))
-    assert alone == [rival.name, None, "94.50", f"{bits:,.0f}", None, None, None]
+    assert alone == [rival.name, None, "94.50", f"{bits:,.0f}", *[None] * 5]
 
 
 def test_a_result_held_against_a_bottlenet_says_where_both_are_equal(tmp_path):
@@ -290,4 +294,4 @@ def test_report_as_markdown_holds_the_decision_and_nothing_from_names_is_markup(
     assert "## At each cut" in text
     assert "a\\|b" in text
     tables = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {line.replace("\\|", "").count("|") for line in tables} == {4, 6, 8, 11}
+    assert {line.replace("\\|", "").count("|") for line in tables} == {4, 6, 10, 11}

@@ -11,6 +11,8 @@ from pipeline import images, outcome, plan, results
 from pipeline.edge import EdgeRun
 from splitcore import tail
 from splitcore.bundle import open_bundle
+from splitcore.codec import context
+from splitcore.codec.registry import encode_best
 
 SAMPLES = 6
 
@@ -52,6 +54,10 @@ def test_outcome_of_a_true_run_has_no_mismatch_and_can_be_planned(finished, tmp_
     assert found["accuracy_pipeline"] == found["accuracy_model"]
     assert found["wire_bytes_mean"] == 40
     assert found["details"]["cloud_us"] == 700
+    bundle, _, done = finished
+    coding = context.of_bundle(bundle)
+    alone = [8 * len(encode_best(code, coding)[1]) for code in done.code_ntchw]
+    assert 0 < found["details"]["grouped_bits_mean"] < np.mean(alone)
     assert found["details"]["accuracy_uncut"] is None
     path = tmp_path / "result.json"
     results.save(json.dumps(found, allow_nan=False), path)
@@ -69,7 +75,7 @@ def test_outcome_of_a_run_with_one_flipped_spike_says_so(finished):
 
 
 def test_sizes_as_jpeg_are_of_images_spread_over_all(finished, monkeypatch):
-    monkeypatch.setattr(outcome, "JPEG_SAMPLES", 2)
+    monkeypatch.setattr(outcome, "SIZED", 2)
     monkeypatch.setattr(outcome, "_jpeg_bytes", lambda image: int(image.sum()))
     found = outcome.outcome(*finished, [profile.load("loihi1")])
     first, middle = finished[1].images[[0, SAMPLES // 2]]
