@@ -1,12 +1,14 @@
 """Energy profiles: JSON files in which every figure has a value, a unit, a source and a status.
 
 A profile is what an accounting (`measure.energy`) multiplies counts by. A figure that nobody has
-published is simply not in the file, and its term is then reported as absent, never as zero. Where
-sources disagree a figure carries the range `low` … `high`, which the sensitivity study walks.
+published is simply not in the file, and its term is then reported as absent, never as zero; only
+that of a synaptic operation has to be there. Where sources disagree a figure carries the range
+`low` … `high`, which the sensitivity study walks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +51,8 @@ FIGURES: dict[str, tuple[str, str]] = {
     "neurons_per_chip": ("neurons", "neurons that one chip holds"),
     "step_time": ("time", "wall-clock time of one time step"),
 }
+
+ESSENTIAL = "synop_energy"
 
 TERMS = (
     "synops",
@@ -212,6 +216,21 @@ def load(name_or_path: str | Path) -> Profile:
     return parse(read_text(path), str(path))
 
 
+def load_all(names_or_paths: Iterable[str | Path]) -> list[Profile]:
+    """Several profiles, each once. Raises ProfileError where two files bear one name."""
+    found: dict[str, str | Path] = {}
+    loaded = []
+    for each in dict.fromkeys(names_or_paths):
+        one = load(each)
+        if one.name in found:
+            raise ProfileError(
+                f"{each}: name: {one.name!r} is that of {found[one.name]}, too; give it its own"
+            )
+        found[one.name] = each
+        loaded.append(one)
+    return loaded
+
+
 def read_text(path: Path) -> str:
     """A small text file, or ProfileError."""
     try:
@@ -259,4 +278,6 @@ def parse(text: str, where: str) -> Profile:
             check_unit(f"{where}: memory.points.{index}.energy", point.energy, "energy", UNITS)
     if profile.value("static_power") and not profile.value("step_time"):
         raise ProfileError(f"{where}: figures.step_time: static_power needs a positive step_time")
+    if ESSENTIAL not in profile.figures:
+        raise ProfileError(f"{where}: figures.{ESSENTIAL}: missing; there is no accounting without")
     return profile

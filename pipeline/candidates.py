@@ -13,7 +13,7 @@ from pathlib import Path
 from measure.profile import Profile
 from pipeline import baseline_rows, results
 from pipeline.candidate import Candidate
-from pipeline.results import Details, Result
+from pipeline.results import Details, Result, figure_records
 from splitcore.errors import ResultError, UsageError
 
 ANSWER_BYTES = 0  # all on the edge: the answer stays there
@@ -111,8 +111,10 @@ def candidates(inputs: Inputs, profile: Profile) -> list[Candidate]:
         detail = _details(result)
         if profile.name not in result.energy_pj:
             raise ResultError(
-                f"{file}: energy_pj.{profile.name}: missing; it holds {', '.join(result.energy_pj)}"
+                f"{file}: energy_pj.{profile.name}: missing; it holds "
+                f"{', '.join(result.energy_pj)}; `edge --result --profile` adds one"
             )
+        _check_priced_by(profile, detail, file)
         energy = result.energy_pj[profile.name]
         split = Candidate(
             name=name if names.count(name) == 1 else f"{name} ({file})",
@@ -146,6 +148,24 @@ def candidates(inputs: Inputs, profile: Profile) -> list[Candidate]:
                 )
             )
     return [*found, _all_cloud(inputs), *_baselines(inputs)]
+
+
+def _check_priced_by(profile: Profile, detail: Details, file: str) -> None:
+    """ResultError where the result was priced by another profile of this name."""
+    if profile.name not in detail.energy:
+        return
+    then = {each.name: (each.value, each.unit) for each in detail.energy[profile.name].figures}
+    now = {each["name"]: (each["value"], each["unit"]) for each in figure_records(profile)}
+    for name in {**then, **now}:
+        if then.get(name) != now.get(name):
+            was, given = (
+                "none" if known is None else f"{known[0]:g} {known[1]}"
+                for known in (then.get(name), now.get(name))
+            )
+            raise ResultError(
+                f"{file}: details.energy.{profile.name}.figures.{name}: was priced with {was}, the "
+                f"profile has {given}; give a profile of your own another name"
+            )
 
 
 def _all_cloud(inputs: Inputs) -> Candidate:

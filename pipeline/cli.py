@@ -272,6 +272,10 @@ def edge(
     result: Annotated[
         Path | None, typer.Option(help="Also write a result file for `plan` and `report`.")
     ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Also price the result by this profile or JSON file; repeat for more."),
+    ] = None,
     baselines: BaselineFiles = None,
     as_json: Json = False,
 ) -> None:
@@ -296,6 +300,7 @@ def edge(
             insecure=insecure,
             spill=spill,
             result=result,
+            profiles=profile or (),
             baselines=baselines or (),
         ),
         work.summary,

@@ -119,16 +119,17 @@ def run(
     live: bool = False,
     group: int = 1,
     result: Path | None = None,
-    profiles: Sequence[str] = PROFILES,
+    profiles: Sequence[str] = (),
     baselines: Sequence[Path] = (),
     **security: Any,
 ) -> dict[str, Any]:
     """The edge command; `result` is a file for what `plan` and `report` read.
 
+    profiles: what the result is priced by beside `PROFILES`.
     baselines: files of the `baselines` command that the result's energy is held against.
     """
     bundle = open_bundle(path)
-    priced = [profile.load(name) for name in profiles]
+    priced = profile.load_all((*PROFILES, *profiles))
     others = edges_at(baselines, bundle.manifest)
     chosen = images.load(bundle, data, samples)
     access = {name: value for name, value in security.items() if value is not None}

@@ -42,7 +42,7 @@ def run(
     Raises BundleError, DataError, ResultError or ProfileError before anything is simulated.
     """
     started = time.perf_counter()
-    chosen = [profile.load(name) for name in profiles or DEFAULT_PROFILES]
+    chosen = profile.load_all(profiles or DEFAULT_PROFILES)
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
     others = edges_at(baselines, manifest)

@@ -265,8 +265,8 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
-    """`EnergyResult.as_dict` with the profile's figures and sources beside it."""
+def figure_records(profile: Profile) -> list[dict[str, Any]]:
+    """A profile's figures with their sources, its buffers included."""
     figures = [
         {"name": name, "meaning": FIGURES[name][1], **figure.model_dump()}
         for name, figure in profile.figures.items()
@@ -281,11 +281,16 @@ def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
             }
             for point in profile.memory.points
         ]
+    return figures
+
+
+def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
+    """`EnergyResult.as_dict` with the profile's figures and sources beside it."""
     return {
         "title": profile.title,
         "kind": profile.kind,
         "about": profile.about,
-        "figures": figures,
+        "figures": figure_records(profile),
         **result.as_dict(),
     }
 

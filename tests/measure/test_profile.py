@@ -76,6 +76,22 @@ def test_load_figure_without_a_field_names_it(tmp_path, field):
         profile.load(path)
 
 
+def test_load_without_the_synaptic_operation_is_refused(tmp_path):
+    figures = {name: each for name, each in own()["figures"].items() if name != "synop_energy"}
+    with pytest.raises(ProfileError, match=r"mine\.json: figures\.synop_energy: missing"):
+        profile.load(written(tmp_path, own(figures=figures)))
+
+
+def test_load_all_takes_each_once_and_refuses_two_of_one_name(tmp_path):
+    mine = written(tmp_path, own(name="mine"))
+    loaded = profile.load_all(["loihi1", mine, "loihi1"])
+    assert [each.name for each in loaded] == ["loihi1", "mine"]
+    with pytest.raises(
+        ProfileError, match=r"mine\.json: name: 'cmos45_int8' is that of cmos45_int8"
+    ):
+        profile.load_all(["cmos45_int8", written(tmp_path, own())])
+
+
 def test_load_unknown_figure_is_refused(tmp_path):
     figure = {"value": 0.1, "unit": "pJ", "status": "published", "source": "a data sheet"}
     with pytest.raises(ProfileError, match=r"figures\.warp_energy"):

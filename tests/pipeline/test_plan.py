@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from measure.profile import FOLDER
 from pipeline import plan, report
 from splitcore.errors import ProfileError, ResultError, UsageError
 from tests.pipeline import browser, example
@@ -50,6 +51,24 @@ def test_plan_with_two_points_to_lose_chooses_the_middle(files):
     assert f"{table['all in the cloud']['total_uj']:.1f}" == "2089.5"
     assert table["late"]["why"] == "loses 3.00 points, 2 allowed"
     assert "3.68 times" in table["early"]["why"]
+
+
+def test_plan_with_another_profile_of_the_same_name_is_refused(files, tmp_path):
+    other = json.loads((FOLDER / "loihi1.json").read_text())
+    assert other["figures"]["synop_energy"]["value"] == 23.6
+    other["figures"]["synop_energy"]["value"] = 30
+    mine = tmp_path / "mine.profile"
+    mine.write_text(json.dumps(other))
+    told = (
+        r"early\.json: details\.energy\.loihi1\.figures\.synop_energy: was priced with 23\.6 pJ, "
+    )
+    with pytest.raises(ResultError, match=told + "the profile has 30 pJ"):
+        plan.plan(files, link="wifi", profile=str(mine))
+    del other["figures"]["hop_energy"]
+    other["figures"]["synop_energy"]["value"] = 23.6
+    mine.write_text(json.dumps(other))
+    with pytest.raises(ResultError, match=r"figures\.hop_energy: .* the profile has none"):
+        plan.plan(files, link="wifi", profile=str(mine))
 
 
 def test_plan_without_limits_chooses_the_least_energy(files):

@@ -73,11 +73,13 @@ def test_edge_writes_a_result_whose_cloud_time_is_that_of_a_sample_alone(
 ) -> None:
     port, path = _free_port(), tmp_path / "result.json"
     with _server(digits_bundle, port):
-        answered = _result(_edge(digits_bundle, port, "--samples", "24", "--result", str(path)))
+        options = ("--samples", "24", "--result", str(path), "--profile", "seneca")
+        answered = _result(_edge(digits_bundle, port, *options))
     written = results.load(path)
     assert written.details is not None
     assert answered["answered"] == written.samples == 24
     assert written.mismatched_spikes == written.prediction_mismatches == 0
+    assert set(written.energy_pj) == {"loihi1", "cmos45_int8", "cmos45_fp32", "seneca"}
     assert written.spikes == answered["code_spikes"] > 0
     assert written.details.cloud_us is not None
     assert written.details.cloud_us > 0
