@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from splitcore.errors import ProfileError
 
 FOLDER = Path(__file__).parent / "profiles"
+USUAL = ("loihi1", "cmos45_int8", "cmos45_fp32")  # what is priced where nobody chose
 MAX_FILE_BYTES = 1 << 20
 
 # unit: (dimension, how many of the canonical unit). Canonical: pJ, mW, us, and plain numbers.

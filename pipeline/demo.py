@@ -24,7 +24,6 @@ from splitcore.errors import LinkError, UsageError
 from training import checkpoint, config, evaluate, loop, slayer_twin
 from training.data import sources
 
-PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
 RESULT, REPORT = "result.json", "report.html"
 STOP_S = 10
 
@@ -102,9 +101,8 @@ def measured(
     comparison: dict[str, int],
 ) -> dict[str, Any]:
     """The outcome of the run, held against the trained model itself and against SLAYER."""
-    profiles = [profile.load(name) for name in PROFILES]
     return {
-        **outcome.outcome(bundle, test, done, profiles),
+        **outcome.outcome(bundle, test, done, profile.load_all(profile.USUAL)),
         "accuracy_model": evaluate.accuracy(expected.labels_n, test.labels_n),
         "spikes": comparison["spikes"],
         "mismatched_spikes": comparison["mismatched"]

@@ -24,8 +24,6 @@ from splitcore.errors import UsageError
 from training.data.dataset import evenly
 from training.evaluate import accuracy
 
-PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
-
 
 @dataclass(frozen=True, eq=False)
 class EdgeRun:
@@ -67,11 +65,12 @@ def stream(
     model: str = "leaf",
     group: int = 1,
     timed: bool = False,
+    spill: Path | None = None,
     advance: Callable[[], object] = lambda: None,
     **security: Any,
 ) -> EdgeRun:
     """Simulate and send all samples, `group` of them in a packet; `advance` is called for each
-    answer. `timed` then sends some again for cloud_us.
+    answer. `timed` then sends some again for cloud_us, past the spill: nobody misses those.
 
     Raises LinkError naming the samples that were lost, SimulationError when the simulator died.
     """
@@ -85,7 +84,7 @@ def stream(
             yield result.index, result.code_tchw
 
     answers: dict[int, Answer] = {}
-    with Uplink(server, bundle, group=group, **security) as uplink:
+    with Uplink(server, bundle, group=group, spill=spill, **security) as uplink:
         for answer in uplink.classify(samples()):
             answers[answer.sample] = answer
             advance()
@@ -125,11 +124,11 @@ def run(
 ) -> dict[str, Any]:
     """The edge command; `result` is a file for what `plan` and `report` read.
 
-    profiles: what the result is priced by beside `PROFILES`.
+    profiles: what the result is priced by beside the usual.
     baselines: files of the `baselines` command that the result's energy is held against.
     """
     bundle = open_bundle(path)
-    priced = profile.load_all((*PROFILES, *profiles))
+    priced = profile.load_all((*profile.USUAL, *profiles))
     others = edges_at(baselines, bundle.manifest)
     chosen = images.load(bundle, data, samples)
     access = {name: value for name, value in security.items() if value is not None}

@@ -25,7 +25,6 @@ from pipeline.details import dense_twins, layer_means
 from pipeline.units import energy_text
 from splitcore.bundle import open_bundle
 
-DEFAULT_PROFILES = ("loihi1", "cmos45_int8", "cmos45_fp32")
 DEFAULT_SAMPLES = 256
 
 
@@ -42,7 +41,7 @@ def run(
     Raises BundleError, DataError, ResultError or ProfileError before anything is simulated.
     """
     started = time.perf_counter()
-    chosen = profile.load_all(profiles or DEFAULT_PROFILES)
+    chosen = profile.load_all(profiles or profile.USUAL)
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
     others = edges_at(baselines, manifest)

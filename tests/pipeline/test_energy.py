@@ -28,7 +28,7 @@ def test_run_prices_what_the_reference_says_fired(digits_bundle, answer):
         assert answer[field] * SAMPLES == pytest.approx(total, abs=1e-6), field
         assert total > 0, field
     events = (frames > 0).sum(axis=(1, 2, 3, 4))
-    for name in energy.DEFAULT_PROFILES:
+    for name in profile.USUAL:
         priced = pricing.energy(
             graph, counts, profile.load(name), bundle.manifest.steps, events
         ).mean_pj()
