@@ -115,12 +115,18 @@ def byte_conv(
     events: whole numbers 0 … 255; weight OIHW: even integers −256 … 254. Float32 sums are exact.
     gradient: the dtype that the gradient is convolved in; that of the events where it is None.
     """
-    compiled = kernels is not None and tiling.supports(events)
-    if compiled and groups == 1 and _trusted():
+    if kernels is not None and groups == 1 and tiling.supports(events) and _trusted():
         sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype)
         assert sums is not None
         return sums
-    if compiled and depthwise is not None and _is_depthwise(weight, groups):
-        return depthwise.depthwise_conv(events, weight, stride[0], padding[0])
     # Grouped convolutions are bound by memory, and no faster in bytes.
-    return F.conv2d(events, weight.to(events.dtype), None, stride, padding, groups=groups)
+    return grouped_conv(events, weight, stride, padding, groups)
+
+
+def grouped_conv(
+    inputs: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, groups: int
+) -> torch.Tensor:
+    """torch's conv2d in the dtype of the inputs, compiled where it is depthwise and on the CPU."""
+    if depthwise is not None and tiling.supports(inputs) and _is_depthwise(weight, groups):
+        return depthwise.depthwise_conv(inputs, weight, stride[0], padding[0])
+    return F.conv2d(inputs, weight.to(inputs.dtype), None, stride, padding, groups=groups)

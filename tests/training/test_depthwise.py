@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training import tiling
+from splitcore.splits import backbone_named
+from training import byte_conv, tiling
+from training.baselines.ann import ann_blocks
 from training.depthwise import depthwise_conv
 
 SHAPES = [  # samples, channels, height, width, stride, kernel
@@ -70,3 +72,27 @@ def test_a_transposed_layout_is_taken_too() -> None:
     plain = events.detach().contiguous().requires_grad_()
     assert torch.equal(depthwise_conv(plain, weight, 1, 1), depthwise_conv(events, weight, 1, 1))
     assert tiling.supports(plain)
+
+
+def test_an_ann_learns_as_by_torchs_own_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    block = ann_blocks(backbone_named("mobilenet_v1"), width=8, input_shape=(3, 8, 8))[2].train()
+    images = torch.rand(4, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    calls = []
+    monkeypatch.setattr(
+        byte_conv.depthwise,
+        "depthwise_conv",
+        lambda *arguments: calls.append(1) or depthwise_conv(*arguments),
+    )
+    found = []
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(byte_conv, "depthwise", None)
+        block.zero_grad()
+        out = block(images)
+        out.square().sum().backward()
+        found.append([out, *(weight.grad for weight in block.parameters())])
+    assert calls == [1]
+    assert float(found[0][1].abs().max()) > 0.1
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

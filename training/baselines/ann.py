@@ -7,6 +7,7 @@ import torch
 from splitcore.splits import Backbone
 from training import backbones
 from training.blocks import Block, NeuronConfig, NormedConv, SpikingLayer
+from training.byte_conv import grouped_conv
 
 
 class AnnLayer(torch.nn.Module):
@@ -25,9 +26,27 @@ class AnnLayer(torch.nn.Module):
         """Features, one tensor for each conv and one more for the identity."""
         total = features[-1] if self.identity else None
         for conv, source in zip(self.convs, features, strict=False):
-            total = conv(source) if total is None else total + conv(source)
+            assert isinstance(conv, torch.nn.Sequential)
+            current = self._current(conv, source)
+            total = current if total is None else total + current
         assert total is not None
         return torch.relu(total)
+
+    def _current(self, conv: torch.nn.Sequential, source: torch.Tensor) -> torch.Tensor:
+        """Conv and norm; while training, a grouped conv by kernels whose gradients are fast."""
+        weights, norm = conv
+        assert isinstance(weights, torch.nn.Conv2d)
+        if not self.training or weights.groups == 1:
+            return conv(source)
+        if torch.is_autocast_cpu_enabled():
+            source = source.to(torch.get_autocast_cpu_dtype())
+        stride, padding = weights.stride[0], weights.padding[0]
+        assert isinstance(padding, int)
+        return norm(
+            grouped_conv(
+                source, weights.weight, (stride, stride), (padding, padding), weights.groups
+            )
+        )
 
 
 def _conv(conv: NormedConv) -> torch.nn.Conv2d:
