@@ -1,18 +1,25 @@
-"""The results page is what a command makes of the shipped result files, and nothing else."""
+"""A results page is what a command makes of the shipped result files, and nothing else."""
 
 from pathlib import Path
+
+import pytest
 
 from pipeline import report
 from tests.conftest import ROOT
 
-RESULTS = sorted((ROOT / "netx_exports" / "results").glob("*.json"))
+RESULTS = ROOT / "netx_exports" / "results"
+PAGES = {"resnet18": "results"}
 
 
-def test_results_page_is_what_the_files_say(tmp_path: Path) -> None:
-    out = tmp_path / "results.md"
-    report.run(RESULTS, out)
+def test_every_folder_of_results_has_its_page() -> None:
+    assert {folder.name for folder in RESULTS.iterdir()} == set(PAGES)
+
+
+@pytest.mark.parametrize(("network", "page"), PAGES.items())
+def test_results_page_is_what_the_files_say(network: str, page: str, tmp_path: Path) -> None:
+    report.run(sorted((RESULTS / network).glob("*.json")), tmp_path / f"{page}.md")
     written = {file.name: file.read_text() for file in tmp_path.iterdir()}
-    assert {"results.md", "results-accuracy-bits.svg", "results-accuracy-energy.svg"} == set(
+    assert {f"{page}.md", f"{page}-accuracy-bits.svg", f"{page}-accuracy-energy.svg"} == set(
         written
     )
     assert written == {name: (ROOT / "docs" / name).read_text() for name in written}
