@@ -168,7 +168,10 @@ def export(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Write a checkpoint as a bundle: NetX edge half, cloud half, probe and manifest."""
+    """Write a checkpoint as a bundle: NetX edge half, cloud half, probe and manifest.
+
+    Of an ordinary network (neuron: relu) its weights alone are written, for other runs to stand on.
+    """
     from pipeline import export as work
 
     _answer(as_json, lambda: work.run(checkpoint, out=out, data=data), work.summary)

@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import Progress
 
 from lava_edge.export import export_bundle
-from pipeline import card, trained_on
+from pipeline import card, export_ann, trained_on
 from pipeline.console import progress_bar
 from splitcore.bundle import Bundle, FileRecord, Manifest, Probe
 from splitcore.codec import context_fit
@@ -19,7 +19,6 @@ from training import checkpoint, evaluate
 from training.allocator import keep_freed_memory
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset, Split
-from training.data.kind import Kind
 from training.evaluate import Answers
 from training.model import SplitModel
 
@@ -36,12 +35,7 @@ def export(
     progress: where to show how far that is. Raises DataError when the images are not those that the
     model was trained for.
     """
-    expected = Kind(found.classes, found.image_shape)
-    expected.require(
-        Kind(dataset.classes, dataset.image_shape),
-        dataset.name,
-        f"the checkpoint of {found.config.name}",
-    )
+    found.require_kind(dataset)
     model, config = found.model(), found.config
     graph, tail = model.lower()
     progress = progress or Progress(disable=True)
@@ -109,10 +103,12 @@ def _answers(model: SplitModel, split: Split, name: str, progress: Progress) -> 
 
 
 def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]:
-    """The export command."""
+    """The export command; an ANN becomes a folder of its weights."""
     found = checkpoint.load(checkpoint_path)
     keep_freed_memory()
     dataset = trained_on.load(found.config, data)
+    if found.config.model.neuron == "relu":
+        return export_ann.export(found, dataset, out)
     with progress_bar() as progress:
         bundle = export(found, dataset, out, progress)
     manifest = bundle.manifest
@@ -129,6 +125,8 @@ def run(checkpoint_path: Path, *, out: Path, data: str | None) -> dict[str, Any]
 
 def summary(result: dict[str, Any]) -> str:
     """The result in plain lines."""
+    if "ann" in result:
+        return export_ann.summary(result)
     shape = "×".join(str(size) for size in (result["steps"], *result["code_shape"]))
     return (
         f"{result['bundle']}: code of {shape} spikes, {100 * result['accuracy']:.2f} % of "

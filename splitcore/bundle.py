@@ -14,8 +14,6 @@ A folder appears whole or not at all: it is written beside its place and renamed
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from splitcore import spikes
 from splitcore.errors import BundleError, CodecError
+from splitcore.whole_folder import whole_folder
 
 MANIFEST, EDGE, CLOUD, PROBE = "manifest.json", "edge.net", "cloud.safetensors", "probe.safetensors"
 CONTEXT, CARD = "context.safetensors", "card.md"
@@ -201,9 +200,7 @@ def write_bundle(
     """
     if out.exists() and not (out / MANIFEST).is_file():
         raise BundleError(f"{out}: exists and is no bundle; choose another place")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with whole_folder(out) as scratch:
         write_edge(scratch / EDGE)
         write_cloud(scratch / CLOUD)
         code = np.frombuffer(spikes.pack(probe.code_ntchw), dtype=np.uint8)
@@ -226,12 +223,4 @@ def write_bundle(
         (scratch / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
         if card is not None:
             (scratch / CARD).write_text(card(manifest), encoding="utf-8")
-        scratch.chmod(0o755)
-        for file in scratch.iterdir():
-            file.chmod(0o644)
-        if out.exists():
-            shutil.rmtree(out)
-        scratch.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return open_bundle(out)

@@ -21,6 +21,7 @@ from training import config as configuration
 from training.baselines.split_ann import SplitAnn, without_codec
 from training.config import Config
 from training.data.dataset import Dataset
+from training.data.kind import Kind
 from training.model import SplitModel
 
 FORMAT = "spikebottlenet-checkpoint-1"
@@ -72,6 +73,14 @@ class Checkpoint:
             first = " ".join(str(error).split())[:200]
             raise ConfigError(f"{self.path}: weights do not fit its config ({first})") from None
 
+    def require_kind(self, dataset: Dataset) -> None:
+        """Raise DataError unless the dataset has such images and classes."""
+        Kind(self.classes, self.image_shape).require(
+            Kind(dataset.classes, dataset.image_shape),
+            dataset.name,
+            f"the checkpoint of {self.config.name}",
+        )
+
     def require(self, config: Config, dataset: Dataset) -> None:
         """Raise ConfigError or DataError unless a run of this config can go on from here."""
         if self.config != config:
@@ -112,6 +121,8 @@ def resumed(path: Path, config: Config, dataset: Dataset, resume: bool) -> Check
     if resume:
         found = load(path)
         found.require(config, dataset)
+        if not found.optimiser_groups:
+            raise ConfigError(f"{path}: weights alone, from which no training can go on")
         return found
     require_none(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +173,24 @@ def save(
     scratch = path.with_suffix(".partial")
     save_file(tensors, str(scratch), metadata={"format": FORMAT, "header": json.dumps(header)})
     os.replace(scratch, path)
+
+
+def save_weights(path: Path, found: Checkpoint) -> None:
+    """Write a checkpoint without what only its training needs, its kernels in half precision."""
+    model = found.network()
+    for weights in model.parameters():
+        if weights.ndim > 1:
+            weights.data = weights.data.half()
+    save(
+        path,
+        config=found.config,
+        classes=found.classes,
+        image_shape=found.image_shape,
+        data_digest=found.data_digest,
+        epoch=found.epoch,
+        history=found.history,
+        model=model,
+    )
 
 
 def load(path: Path) -> Checkpoint:

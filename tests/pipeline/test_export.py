@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lava_edge import netx_file, reference
-from pipeline import export, images
+from pipeline import export, export_ann, images, train
 from splitcore import tail
 from splitcore.bundle import open_bundle
-from splitcore.errors import BundleError, DataError
+from splitcore.errors import BundleError, ConfigError, DataError
 from splitcore.graph import Identity
 from training import checkpoint, evaluate
 from training.data import sources
@@ -77,6 +77,53 @@ def test_export_over_a_folder_that_is_no_bundle_is_refused(
     with pytest.raises(BundleError, match="is no bundle"):
         export.run(digits_run, out=tmp_path, data=None)
     assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
+
+
+ANN = """
+name: plain
+model: {backbone: resnet8, width: 8, neuron: relu}
+recipe: {epochs: 2, optimiser: muon, learning_rate: 0.02, batch_size: 64}
+"""
+SPIKING = """
+name: spiking
+model: {backbone: resnet8, width: 8, steps: 2}
+start: plain
+recipe: {epochs: 1}
+"""
+
+
+def test_an_exported_ann_is_a_run_that_others_stand_on(tmp_path: Path) -> None:
+    for name, text in (("plain", ANN), ("spiking", SPIKING)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    there = {"data": None, "resume": False, "device": "cpu"}
+    (trained,) = train.run([tmp_path / "plain.yaml"], out=tmp_path / "first", **there)["runs"]
+    out = tmp_path / "runs" / "plain"
+    found = export.run(tmp_path / "first", out=out, data=None)
+    assert found["accuracy"] == pytest.approx(trained["test_accuracy"], abs=0.02)
+    assert found["accuracy"] > 0.5
+    assert f"{100 * found['accuracy']:.2f} % of 360 test images" in (out / "card.md").read_text()
+    file = out / checkpoint.FILE
+    assert file.stat().st_size < (tmp_path / "first" / checkpoint.FILE).stat().st_size / 3
+
+    before = file.read_bytes()
+    train.run([tmp_path / "spiking.yaml"], out=tmp_path / "runs" / "spiking", **there)
+    assert file.read_bytes() == before  # it was not trained again
+    with pytest.raises(ConfigError, match="weights alone"):
+        train.run([tmp_path / "plain.yaml"], out=out, **{**there, "resume": True})
+
+
+def test_export_of_an_ann_half_trained_or_over_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text(ANN)
+    train.run(
+        [tmp_path / "plain.yaml"], data=None, out=tmp_path / "run", resume=False, device="cpu"
+    )
+    whole = checkpoint.load(tmp_path / "run")
+    with pytest.raises(ConfigError, match="1 of 2 epochs"):
+        export_ann.export(replace(whole, epoch=1), sources.load("digits"), tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="exists and is no run"):
+        export.run(tmp_path / "run", out=tmp_path / "out", data=None)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_images_more_than_there_are_is_refused(digits_bundle: Path) -> None:

@@ -1,0 +1,90 @@
+"""An ordinary network as a small folder: its weights, for others to begin with, learn from or be
+held against without training it again.
+
+    checkpoint.safetensors   a run without its optimiser, kernels in half precision
+    card.md                  data, network, accuracy of these very weights, how to make it again
+
+Copied to `runs/NAME` it is that run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from measure.interval import wilson_interval
+from splitcore.errors import ConfigError
+from splitcore.whole_folder import whole_folder
+from training import checkpoint, evaluate
+from training.checkpoint import Checkpoint
+from training.data.dataset import Dataset
+from training.teacher import Teacher
+
+CARD = "card.md"
+
+
+def export(found: Checkpoint, dataset: Dataset, out: Path) -> dict[str, Any]:
+    """Write the folder whole or not at all; an older one there is replaced.
+
+    The accuracy is measured here, on all test images, with the weights as written. Raises
+    ConfigError where training has not ended, or `out` is something else, DataError when the images
+    are not those that the network was trained for.
+    """
+    found.require_kind(dataset)
+    epochs = found.config.recipe.epochs
+    if found.epoch < epochs:
+        raise ConfigError(
+            f"{found.path}: {found.epoch} of {epochs} epochs; train it to its end with --resume"
+        )
+    if out.exists() and not (out / checkpoint.FILE).is_file():
+        raise ConfigError(f"{out}: exists and is no run; choose another place")
+    with whole_folder(out) as scratch:
+        checkpoint.save_weights(scratch / checkpoint.FILE, found)
+        written = checkpoint.load(scratch / checkpoint.FILE)
+        scores = Teacher(written.network(), "cpu")(dataset.test.images)
+        accuracy = evaluate.accuracy(scores.argmax(1).numpy(), dataset.test.labels_n)
+        (scratch / CARD).write_text(_card(written, dataset, accuracy), encoding="utf-8")
+    return {
+        "ann": str(out),
+        "data": dataset.name,
+        "accuracy": accuracy,
+        "test_samples": len(dataset.test),
+    }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result in a plain line."""
+    return (
+        f"{result['ann']}: an ordinary network, {100 * result['accuracy']:.2f} % of "
+        f"{result['test_samples']} {result['data']} test images right"
+    )
+
+
+def _card(found: Checkpoint, dataset: Dataset, accuracy: float) -> str:
+    config = found.config
+    low, high = wilson_interval(accuracy, len(dataset.test))
+    rows = (
+        ("data", f"{dataset.name}, {len(found.classes)} classes"),
+        ("network", f"{config.model.backbone}, width {config.model.width}, ReLU"),
+        (
+            "accuracy",
+            f"{100 * accuracy:.2f} % of {len(dataset.test):,} test images (95 % interval "
+            f"{100 * low:.2f} … {100 * high:.2f} %), with the weights in this folder",
+        ),
+        ("epochs", str(found.epoch)),
+        ("seed", str(config.recipe.seed)),
+    )
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    recipe = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return (
+        f"# {config.name}\n\nAn ordinary network: what spiking ones begin with, learn from and are "
+        f"held against.\n\n| | |\n|---|---|\n{table}\n\n"
+        "To train what stands on it without training it again:\n\n"
+        f"    cp -r {config.name} runs/{config.name}\n\n"
+        "To make it again:\n\n"
+        f"    spikebottlenet train training/configs/{config.name}.yaml --data DATA\n"
+        f"    spikebottlenet export runs/{config.name} --data DATA --out {config.name}\n\n"
+        f"```yaml\n{recipe}```\n"
+    )
