@@ -8,8 +8,10 @@ import pytest
 from pipeline import verify
 from splitcore.bundle import open_bundle
 from tests.conftest import ROOT
+from training import checkpoint, config
 
 BUNDLES = sorted(path.parent for path in (ROOT / "netx_exports").glob("*/manifest.json"))
+ANNS = sorted(path.parent for path in (ROOT / "netx_exports").glob("*/checkpoint.safetensors"))
 
 
 def test_their_readme_has_a_row_for_each_with_its_code_and_accuracy() -> None:
@@ -36,3 +38,16 @@ def test_shipped_bundle_verifies_without_a_mismatch(bundle: Path) -> None:
     assert result["prediction_mismatches"] == 0
     assert set(result["mismatched_states_by_engine"].values()) == {0}
     assert set(result["probe"].values()) == {result["samples"], 0}
+
+
+@pytest.mark.parametrize("ann", ANNS, ids=lambda path: path.name)
+def test_shipped_ann_is_the_finished_run_of_its_config_and_the_readme_has_its_accuracy(
+    ann: Path,
+) -> None:
+    found = checkpoint.load(ann)
+    assert found.config == config.load(config.shipped(ann.name))
+    assert found.epoch == found.config.recipe.epochs
+    found.network()
+    (told,) = re.findall(r"^\| accuracy \| (\S+ % of \S+) ", (ann / "card.md").read_text(), re.M)
+    row = rf"^\| `{ann.name}` \|.*\| {told} images \|$"
+    assert re.search(row, (ROOT / "netx_exports" / "README.md").read_text(), re.M)
