@@ -1,7 +1,8 @@
 """Begin a run with the weights of another: block by block, wherever either of them is cut.
 
-A spiking run passes its blocks on as they are, its encoder and decoder where they fit; an ANN all
-it has to another ANN, its convs and norms to a spiking run. Its ReLU answers to any positive
+A spiking run passes its blocks on as they are, its encoder and decoder where they fit, but each
+neuron decays as its own config says; an ANN all it has to another ANN, its convs and norms to a
+spiking run. Its ReLU answers to any positive
 drive and a spike only to one above the threshold, so each layer's gains and shifts are divided by
 the drive that a quarter of its neurons would exceed if drives were normal: then a quarter of them
 fires from the start.
@@ -45,11 +46,17 @@ def _from_spiking(model: SplitModel, parent: SplitModel) -> None:
     for name, block in {**model.edge, **model.cloud}.items():
         if name not in theirs:
             raise ValueError(f"it has no block {name}")
-        block.load_state_dict(theirs[name].state_dict())
+        _take(block, theirs[name])
     if parent.split == model.split and parent.code_shape == model.code_shape:
         for ours, other in ((model.encoder, parent.encoder), (model.decoder, parent.decoder)):
             if ours is not None and other is not None:
-                ours.load_state_dict(other.state_dict())
+                _take(ours, other)
+
+
+def _take(ours: torch.nn.Module, other: torch.nn.Module) -> None:
+    """All of the other's state but what its neurons are."""
+    own = {key: value for key, value in ours.state_dict().items() if "neuron" in key.split(".")}
+    ours.load_state_dict({**other.state_dict(), **own})
 
 
 def _from_ann(model: SplitModel, parent: SplitAnn) -> None:

@@ -124,6 +124,20 @@ def test_begin_with_a_spiking_run_takes_its_blocks_wherever_it_is_cut(data: Data
     assert _same(_state(child.encoder), _state(again.encoder))
 
 
+def test_neurons_decay_as_the_config_says_whatever_the_run_began_with(data: Dataset) -> None:
+    parent = _config(bottleneck=None).build(data.image_shape, 10)
+    fast = {"backbone": "resnet8", "width": 8, "steps": 3, "voltage_decay": 0.75}
+    child = _config(model=fast).build(data.image_shape, 10)
+    start.begin(child, parent, "parent")
+    assert {layer.voltage_decay for layer in parent.spiking_layers()} == {1024}
+    assert {layer.voltage_decay for layer in child.spiking_layers()} == {3072}
+    blocks = _state(torch.nn.ModuleDict({**parent.edge, **parent.cloud}))
+    ours = _state(torch.nn.ModuleDict({**child.edge, **child.cloud}))
+    assert {name for name in blocks if not torch.equal(blocks[name], ours[name])} == {
+        name for name in blocks if name.endswith("neuron.voltage_decay")
+    }
+
+
 def test_begin_with_another_shape_names_the_run(data: Dataset) -> None:
     wide = without_codec(backbone_named("resnet8"), width=16, image_shape=(1, 8, 8), classes=10)
     with pytest.raises(ConfigError, match="start: wide is not of this model's shape"):
