@@ -49,7 +49,8 @@ def decision(
     chosen = next((row for row in rows if row["name"] == decided["chosen"]), None)
     link = links.load(decided["link"]) if decided["link"] in links.names() else None
     limit = "any loss" if limits.max_loss is None else f"at most {limits.max_loss:g} points lost"
-    page.heading(f"Where to cut: {len(inputs.results)} cuts compared", 1)
+    cuts = "1 cut" if len(inputs.results) == 1 else f"{len(inputs.results)} cuts"
+    page.heading(f"Where to cut: {cuts} compared", 1)
     page.paragraph(
         f"{inputs.samples:,} test images of {inputs.data}, link {decided['link']}, profile "
         f"{profile.name}, {limit}. Accuracy, bits and bytes are measured; every energy is "

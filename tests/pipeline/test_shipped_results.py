@@ -8,7 +8,7 @@ from pipeline import report
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "netx_exports" / "results"
-PAGES = {"resnet18": "results"}
+PAGES = {"resnet18": "results", "mobilenet": "results-mobilenet"}
 
 
 def test_every_folder_of_results_has_its_page() -> None:
