@@ -38,8 +38,8 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{found.path}: {found.epoch} of {epochs} epochs; train it to its end with --resume"
         )
-    if out.exists() and not (out / checkpoint.FILE).is_file():
-        raise ConfigError(f"{out}: exists and is no run; choose another place")
+    if out.exists() and not ((out / checkpoint.FILE).is_file() and (out / CARD).is_file()):
+        raise ConfigError(f"{out}: exists and is no exported ANN; choose another place")
     with whole_folder(out) as scratch:
         checkpoint.save_weights(scratch / checkpoint.FILE, found)
         written = checkpoint.load(scratch / checkpoint.FILE)

@@ -103,6 +103,7 @@ def test_an_exported_ann_is_a_run_that_others_stand_on(tmp_path: Path) -> None:
     assert found["accuracy"] > 0.5
     assert f"{100 * found['accuracy']:.2f} % of 360 test images" in (out / "card.md").read_text()
     file = out / checkpoint.FILE
+    assert export.run(tmp_path / "first", out=out, data=None) == found
     assert file.stat().st_size < (tmp_path / "first" / checkpoint.FILE).stat().st_size / 3
 
     before = file.read_bytes()
@@ -120,10 +121,10 @@ def test_export_of_an_ann_half_trained_or_over_something_else_is_refused(tmp_pat
     whole = checkpoint.load(tmp_path / "run")
     with pytest.raises(ConfigError, match="1 of 2 epochs"):
         export_ann.export(replace(whole, epoch=1), sources.load("digits"), tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(ConfigError, match="exists and is no run"):
-        export.run(tmp_path / "run", out=tmp_path / "out", data=None)
-    assert not list((tmp_path / "out").iterdir())
+    before = (tmp_path / "run" / checkpoint.FILE).read_bytes()
+    with pytest.raises(ConfigError, match="exists and is no exported ANN"):
+        export.run(tmp_path / "run", out=tmp_path / "run", data=None)
+    assert (tmp_path / "run" / checkpoint.FILE).read_bytes() == before  # it may go on learning
 
 
 def test_images_more_than_there_are_is_refused(digits_bundle: Path) -> None:
