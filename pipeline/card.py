@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import yaml
 
@@ -13,7 +15,6 @@ from splitcore.bundle import Manifest
 def text(manifest: Manifest) -> str:
     """Markdown: data, network, cut, accuracy, bits, firing rates, recipe, how to make it again."""
     known = manifest.training
-    low, high = wilson_interval(manifest.accuracy, manifest.test_samples)
     raw = math.prod(manifest.spike_shape)
     features = 32 * math.prod(manifest.feature_shape)
     rows = [
@@ -21,8 +22,7 @@ def text(manifest: Manifest) -> str:
         ("network", f"{manifest.backbone}, T = {manifest.steps}, cut behind {manifest.split}"),
         (
             "accuracy",
-            f"{100 * manifest.accuracy:.2f} % of {manifest.test_samples:,} test images (95 % "
-            f"interval {100 * low:.2f} … {100 * high:.2f} %), with the integers in these files",
+            accuracy_text(manifest.accuracy, manifest.test_samples, "the integers in these files"),
         ),
         ("code, T×C×H×W", "×".join(map(str, manifest.spike_shape))),
         ("raw bits an image", f"{raw:,}, {features / raw:,.4g} times below the features in fp32"),
@@ -41,14 +41,38 @@ def text(manifest: Manifest) -> str:
             )
         )
     rows.append(("seed", str(known["config"]["recipe"]["seed"])))
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    config = yaml.safe_dump(known["config"], sort_keys=False, default_flow_style=False)
     return (
-        f"# {manifest.name}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"# {manifest.name}\n\n{table(rows)}\n\n"
         "To make it again, with the configs it begins with beside it:\n\n"
-        f"    spikebottlenet train training/configs/{manifest.name}.yaml --data DATA\n"
-        f"    spikebottlenet export runs/{manifest.name} --data DATA --out {manifest.name}\n\n"
+        f"{commands(manifest.name)}\n\n"
         "Other thread counts and processors add floats in another order while it trains, and give\n"
         "other weights of about the same accuracy; these integers give these spikes everywhere.\n\n"
-        f"```yaml\n{config}```\n"
+        f"{recipe(known['config'])}"
     )
+
+
+def accuracy_text(accuracy: float, samples: int, of: str) -> str:
+    """Accuracy on test images with its interval, and of what exactly."""
+    low, high = wilson_interval(accuracy, samples)
+    return (
+        f"{100 * accuracy:.2f} % of {samples:,} test images (95 % "
+        f"interval {100 * low:.2f} … {100 * high:.2f} %), with {of}"
+    )
+
+
+def table(rows: Iterable[tuple[str, str]]) -> str:
+    """Facts and their names."""
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def commands(name: str) -> str:
+    """What makes it from the config of its name."""
+    return (
+        f"    spikebottlenet train training/configs/{name}.yaml --data DATA\n"
+        f"    spikebottlenet export runs/{name} --data DATA --out {name}"
+    )
+
+
+def recipe(config: dict[str, Any]) -> str:
+    """The whole config as a block."""
+    return f"```yaml\n{yaml.safe_dump(config, sort_keys=False, default_flow_style=False)}```\n"

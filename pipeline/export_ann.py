@@ -12,17 +12,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from measure.interval import wilson_interval
+from pipeline import card
+from splitcore.bundle import CARD
 from splitcore.errors import ConfigError
 from splitcore.whole_folder import whole_folder
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
 from training.data.dataset import Dataset
 from training.teacher import Teacher
-
-CARD = "card.md"
 
 
 def export(found: Checkpoint, dataset: Dataset, out: Path) -> dict[str, Any]:
@@ -64,27 +61,21 @@ def summary(result: dict[str, Any]) -> str:
 
 def _card(found: Checkpoint, dataset: Dataset, accuracy: float) -> str:
     config = found.config
-    low, high = wilson_interval(accuracy, len(dataset.test))
     rows = (
         ("data", f"{dataset.name}, {len(found.classes)} classes"),
         ("network", f"{config.model.backbone}, width {config.model.width}, ReLU"),
         (
             "accuracy",
-            f"{100 * accuracy:.2f} % of {len(dataset.test):,} test images (95 % interval "
-            f"{100 * low:.2f} … {100 * high:.2f} %), with the weights in this folder",
+            card.accuracy_text(accuracy, len(dataset.test), "the weights in this folder"),
         ),
         ("epochs", str(found.epoch)),
         ("seed", str(config.recipe.seed)),
     )
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    recipe = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     return (
         f"# {config.name}\n\nAn ordinary network: what spiking ones begin with, learn from and are "
-        f"held against.\n\n| | |\n|---|---|\n{table}\n\n"
+        f"held against.\n\n{card.table(rows)}\n\n"
         "To train what stands on it without training it again:\n\n"
         f"    cp -r {config.name} runs/{config.name}\n\n"
-        "To make it again:\n\n"
-        f"    spikebottlenet train training/configs/{config.name}.yaml --data DATA\n"
-        f"    spikebottlenet export runs/{config.name} --data DATA --out {config.name}\n\n"
-        f"```yaml\n{recipe}```\n"
+        f"To make it again:\n\n{card.commands(config.name)}\n\n"
+        f"{card.recipe(config.model_dump(mode='json'))}"
     )

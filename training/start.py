@@ -2,10 +2,9 @@
 
 A spiking run passes its blocks on as they are, its encoder and decoder where they fit, but each
 neuron decays as its own config says; an ANN all it has to another ANN, its convs and norms to a
-spiking run. Its ReLU answers to any positive
-drive and a spike only to one above the threshold, so each layer's gains and shifts are divided by
-the drive that a quarter of its neurons would exceed if drives were normal: then a quarter of them
-fires from the start.
+spiking run. Its ReLU answers to any positive drive and a spike only to one above the threshold, so
+each layer's gains and shifts are divided by the drive that a quarter of its neurons would exceed if
+drives were normal: then a quarter of them fires from the start.
 """
 
 from __future__ import annotations
