@@ -42,6 +42,7 @@ from splitcore.graph import (
     Lif,
     Synapse,
 )
+from training import backward_steps
 from training.byte_conv import byte_conv
 from training.lif import (
     SCALE_RHO_MULT,
@@ -138,11 +139,12 @@ class NormedConv(torch.nn.Module):
         return self.weight * self.per_output(scale), self.shift - self.mean * scale
 
     def convolve(
-        self, events: torch.Tensor, weight: torch.Tensor, gradient: torch.dtype
+        self, events: torch.Tensor, weight: torch.Tensor, gradient: torch.dtype, chosen: slice
     ) -> torch.Tensor:
         """The synaptic sums of whole events (M, C, H, W) and even weights, in the events' dtype.
 
-        gradient: the dtype that gradients may be convolved in; the sums do not depend on it.
+        gradient: the dtype that gradients may be convolved in; chosen: the rows that have one. The
+        sums do not depend on either.
         """
         if self.transpose:
             return F.conv_transpose2d(
@@ -153,7 +155,7 @@ class NormedConv(torch.nn.Module):
                 output_padding=self.output_padding,
             )
         stride, padding = (self.stride, self.stride), (self.padding, self.padding)
-        return byte_conv(events, weight, stride, padding, self.groups, gradient)
+        return byte_conv(events, weight, stride, padding, self.groups, gradient, chosen)
 
     def observe(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel."""
@@ -196,12 +198,16 @@ class SpikingLayer(torch.nn.Module):
         self.norm = Norm.FLOAT
         self.precise = False  # float32 also where bfloat16 would do
         self.steps = 1
+        self.backward_steps: range | None = None  # those that have gradients; None: all
         self.rate: torch.Tensor | None = None  # mean of the last forward, kept in the graph
 
     @property
     def voltage_decay(self) -> int:
         """Of 4096."""
         return int(self.neuron.cx_voltage_decay)
+
+    def _chosen(self) -> range:
+        return self.backward_steps or range(self.steps)
 
     def scale_of(self, folded: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
         """q of these W' and b': see the module's docstring. It is even: an identity's weight."""
@@ -277,6 +283,7 @@ class SpikingLayer(torch.nn.Module):
         with torch.no_grad():
             scale = self.scale_of([conv.folded() for conv in self.convs]) / self.input_max
         dtype = torch.float32 if self.precise else fast_dtype(events[0].device)
+        chosen = backward_steps.rows(self._chosen(), self.steps, events[0])
         sums, norms, units = [], [], []
         for conv, source in zip(self.convs, events, strict=False):
             with torch.no_grad():
@@ -284,7 +291,7 @@ class SpikingLayer(torch.nn.Module):
                 unit = torch.where(unit.abs() < 1e-9, 1e-9, unit)
             weight = round_even(conv.weight * conv.per_output(unit))
             unit = unit * self.input_max
-            sums.append(conv.convolve(source.to(dtype), weight, dtype))
+            sums.append(conv.convolve(source.to(dtype), weight, dtype, chosen))
             # Batch norm does not see the unit of its input, except beside its epsilon.
             norms.append(BatchNorm(conv.gain * unit.sign(), EPS * unit * unit, conv.mean * unit))
             units.append(unit)
@@ -296,6 +303,7 @@ class SpikingLayer(torch.nn.Module):
             identity=1.0,
             steps=self.steps,
             parameters=self._parameters_of_lif(1.0, 0),
+            chosen=self.backward_steps,
         )
         for conv, unit, found in zip(self.convs, units, moments, strict=True):
             conv.observe(found.mean / unit, found.variance / (unit * unit), sums[0][:, 0].numel())
@@ -304,9 +312,10 @@ class SpikingLayer(torch.nn.Module):
     def _forward_integers(self, *events: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         integers = self.folded()
         gradient = torch.float32 if self.precise else fast_dtype(events[0].device)
+        chosen = backward_steps.rows(self._chosen(), self.steps, events[0])
         with torch.autocast(events[0].device.type, enabled=False):  # sums must stay exact
             sums = [
-                conv.convolve(source.float(), weight, gradient)
+                conv.convolve(source.float(), weight, gradient, chosen)
                 for conv, weight, source in zip(self.convs, integers.weights, events, strict=False)
             ]
         spikes, rate, _ = normed_lif(
@@ -317,6 +326,7 @@ class SpikingLayer(torch.nn.Module):
             identity=integers.identity,
             steps=self.steps,
             parameters=self._parameters_of_lif(integers.threshold, 1 << STATE_SHIFT),
+            chosen=self.backward_steps,
         )
         return spikes, rate
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from training import tiling
+from training.backward_steps import ALL, empty_but_zero_outside
 
 try:
     from training import depthwise, floats, kernels
@@ -74,10 +75,11 @@ class _ByteConv(torch.autograd.Function):
         stride: Pair,
         padding: Pair,
         gradient: torch.dtype,
+        chosen: slice,
     ) -> torch.Tensor:
         assert kernels is not None
         ctx.save_for_backward(events, weight)
-        ctx.geometry, ctx.gradient = (stride, padding), gradient
+        ctx.geometry, ctx.gradient, ctx.chosen = (stride, padding), gradient, chosen
         levels = kernels.to_bytes(tiling.channels_last(events))
         half = (weight * 0.5).to(torch.int8)
         return _byte_sums(levels, half, stride, padding, events.dtype)
@@ -85,16 +87,20 @@ class _ByteConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor):  # type: ignore[override]
         events, weight = ctx.saved_tensors
-        (stride, padding), low = ctx.geometry, ctx.gradient
-        grad_events, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad.to(low), events.to(low), weight.to(low), None, stride, padding, (1, 1), False,
-            (0, 0), 1, (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
+        (stride, padding), low, chosen = ctx.geometry, ctx.gradient, ctx.chosen
+        grad_part, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad[chosen].to(low), events[chosen].to(low), weight.to(low), None, stride, padding,
+            (1, 1), False, (0, 0), 1, (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
         )  # fmt: skip
-        if grad_events is not None:
-            grad_events = grad_events.to(events.dtype)
+        grad_events = None
+        if grad_part is not None and len(grad_part) == len(events):
+            grad_events = grad_part.to(events.dtype)
+        elif grad_part is not None:
+            grad_events = empty_but_zero_outside(events, chosen)
+            grad_events[chosen] = grad_part
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        return grad_events, grad_weight, None, None, None
+        return grad_events, grad_weight, None, None, None, None
 
 
 def _is_depthwise(weight: torch.Tensor, groups: int) -> bool:
@@ -109,24 +115,31 @@ def byte_conv(
     padding: Pair,
     groups: int,
     gradient: torch.dtype | None = None,
+    chosen: slice = ALL,
 ) -> torch.Tensor:
     """Sums (M, O, H, W) in the dtype of the events.
 
     events: whole numbers 0 … 255; weight OIHW: even integers −256 … 254. Float32 sums are exact.
     gradient: the dtype that the gradient is convolved in; that of the events where it is None.
+    chosen: the rows whose sums have a gradient; that of the others is taken for zero.
     """
     if kernels is not None and groups == 1 and tiling.supports(events) and _trusted():
-        sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype)
+        sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype, chosen)
         assert sums is not None
         return sums
     # Grouped convolutions are bound by memory, and no faster in bytes.
-    return grouped_conv(events, weight, stride, padding, groups)
+    return grouped_conv(events, weight, stride, padding, groups, chosen)
 
 
 def grouped_conv(
-    inputs: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, groups: int
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Pair,
+    padding: Pair,
+    groups: int,
+    chosen: slice = ALL,
 ) -> torch.Tensor:
     """torch's conv2d in the dtype of the inputs, compiled where it is depthwise and on the CPU."""
     if depthwise is not None and tiling.supports(inputs) and _is_depthwise(weight, groups):
-        return depthwise.depthwise_conv(inputs, weight, stride[0], padding[0])
+        return depthwise.depthwise_conv(inputs, weight, stride[0], padding[0], chosen)
     return F.conv2d(inputs, weight.to(inputs.dtype), None, stride, padding, groups=groups)

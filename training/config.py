@@ -81,6 +81,8 @@ class Recipe(_Strict):
     """How it is trained.
 
     one_step_epochs: the first epochs, which run a single time step: T times cheaper.
+    backward_steps: 0, or gradients flow through so many neighbouring time steps of each batch, in
+    turn, instead of all (SLTT-K, arXiv 2302.14311).
     crop_epochs: the first epochs, which train on squares of `augment.crop` pixels, cheaper by area.
     codec_epochs: the first epochs, in which encoder, decoder and readout learn alone.
     folded_epochs: the last epochs, which train on the frozen, folded integers themselves.
@@ -96,6 +98,7 @@ class Recipe(_Strict):
 
     epochs: Count
     one_step_epochs: Annotated[int, Field(ge=0)] = 0
+    backward_steps: Annotated[int, Field(ge=0, le=256)] = 0
     crop_epochs: Annotated[int, Field(ge=0)] = 0
     codec_epochs: Annotated[int, Field(ge=0)] = 0
     folded_epochs: Annotated[int, Field(ge=1)] = 1
@@ -217,6 +220,11 @@ def _check(config: Config, where: str) -> None:
             recipe.crop_epochs and (squeezed or recipe.frozen_edge_views),
             "recipe.crop_epochs",
             "a codec and a frozen edge have one shape",
+        ),
+        (
+            recipe.backward_steps and config.model.steps % recipe.backward_steps,
+            "recipe.backward_steps",
+            f"{recipe.backward_steps} do not divide the {config.model.steps} of model.steps",
         ),
         (recipe.codec_epochs and not squeezed, "recipe.codec_epochs", "there is no codec to train"),
         (

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from training.backward_steps import ALL, empty_but_zero_outside
 from training.floats import load, store
 from training.tiling import channels_last, each, flat
 
@@ -160,7 +161,12 @@ def _empty(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
 class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, events: torch.Tensor, weight: torch.Tensor, stride: int, padding: int
+        ctx: Any,
+        events: torch.Tensor,
+        weight: torch.Tensor,
+        stride: int,
+        padding: int,
+        chosen: slice,
     ) -> torch.Tensor:
         events = channels_last(events)
         geometry = _Geometry(events.shape, weight.shape[-1], stride, padding)
@@ -171,18 +177,20 @@ class _DepthwiseConv(torch.autograd.Function):
             lambda task: _forward_task(x, taps, out, geometry.shape, *geometry.range(task)),
         )
         ctx.save_for_backward(events, weight)
-        ctx.geometry = geometry
+        ctx.settings = stride, padding, chosen
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor):  # type: ignore[override]
         events, weight = ctx.saved_tensors
-        geometry: _Geometry = ctx.geometry
-        incoming, shape = flat(channels_last(grad.to(events.dtype))), geometry.shape
+        stride, padding, chosen = ctx.settings
+        part = events[chosen]
+        geometry = _Geometry(part.shape, weight.shape[-1], stride, padding)
+        incoming, shape = flat(channels_last(grad.to(events.dtype)[chosen])), geometry.shape
         grad_events = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_events = _empty(tuple(events.shape), events)
-            taps, out = geometry.tiled(weight), flat(grad_events)
+            grad_events = empty_but_zero_outside(events, chosen)
+            taps, out = geometry.tiled(weight), flat(grad_events[chosen])
             each(
                 geometry.tasks,
                 lambda task: _input_gradient_task(
@@ -193,7 +201,7 @@ class _DepthwiseConv(torch.autograd.Function):
             channels, kernel = weight.shape[0], weight.shape[-1]
             width = geometry.repeat * channels
             sums = np.zeros((geometry.tasks, kernel, kernel, width), np.float32)
-            x = flat(events)
+            x = flat(part)
             each(
                 geometry.tasks,
                 lambda task: _weight_gradient_task(
@@ -203,16 +211,17 @@ class _DepthwiseConv(torch.autograd.Function):
             folded = sums.sum(axis=0, dtype=np.float64).reshape(kernel, kernel, -1, channels)
             found = torch.from_numpy(folded.sum(axis=2)).permute(2, 0, 1)[:, None]
             grad_weight = found.to(weight.dtype)
-        return grad_events, grad_weight, None, None
+        return grad_events, grad_weight, None, None, None
 
 
 def depthwise_conv(
-    events: torch.Tensor, weight: torch.Tensor, stride: int, padding: int
+    events: torch.Tensor, weight: torch.Tensor, stride: int, padding: int, chosen: slice = ALL
 ) -> torch.Tensor:
     """Sums (M, C, H, W) of events (M, C, H, W) and a square kernel (C, 1, K, K), on the CPU.
 
-    In the dtype of the events, float32 or bfloat16; products are added in float32.
+    In the dtype of the events, float32 or bfloat16; products are added in float32. chosen: the
+    rows whose sums have a gradient; that of the others is taken for zero.
     """
-    result = _DepthwiseConv.apply(events, weight, stride, padding)
+    result = _DepthwiseConv.apply(events, weight, stride, padding, chosen)
     assert result is not None
     return result

@@ -8,6 +8,8 @@ their sums x_k in memory once; from there
     Layer.backward   voltage again from x_k, g = ∂L/∂drive and its sums: two reads and a write
     normed_backward  ∂L/∂x_k = a·g + p·x + q: two reads and a write
 
+The last two may be had for some of the time steps alone (`training.backward_steps`).
+
 Tensors are flat memory (`training.tiling`), bfloat16 or float32; sums and state are wider.
 """
 
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 from numba import njit
 
+from training.backward_steps import empty_but_zero_outside, rows
 from training.floats import ONE, exponential, load, store
 from training.tiling import Tiling, each, flat
 
@@ -90,10 +93,10 @@ def _forward_task(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _backward_task(
-    x1, x2, extra, scale1, scale2, bias, identity, lif, surrogate, centre1, centre2,
+    x1, x2, extra, scale1, scale2, bias, identity, lif, surrogate, first, last, centre1, centre2,
     voltages, grad_spikes, grad, reduced, start, stop,
 ):  # fmt: skip
-    keep, state_scale, threshold, whole, steps, plane = lif
+    keep, state_scale, threshold, whole, _steps, plane = lif
     keep_grad, per_threshold, slope, per_tau, grad_rate = surrogate
     width = len(bias)
     current = np.empty(width, np.float32)
@@ -104,7 +107,7 @@ def _backward_task(
     for base in range(start, stop, width):
         size = min(width, stop - base)
         state[:] = 0
-        for step in range(steps):
+        for step in range(last):
             _current(
                 x1, x2, extra, scale1, scale2, bias, identity, step * plane + base, size, current
             )
@@ -115,7 +118,7 @@ def _backward_task(
             for j in range(size):
                 state[j] = zero if voltage_row[j] > threshold else voltage_row[j]
         going[:] = 0
-        for step in range(steps - 1, -1, -1):
+        for step in range(last - 1, first - 1, -1):
             at = step * plane + base
             voltage_row = voltages[step]
             for j in range(size):
@@ -261,15 +264,17 @@ class Layer:
         tau: float,
         scale: float,
         threshold: float,
+        chosen: range,
         centres: list[torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient of the drive, and its float64 reductions (3, C).
 
         The reductions are its sums and, where centres (C,) are given, the sums of its products
-        with x_k − centre_k. grad_rate: gradient of every single spike beside grad_spikes.
+        with x_k − centre_k. grad_rate: gradient of every single spike beside grad_spikes. Time
+        steps that are not chosen have no gradient.
         """
         tiling = self.tiling
-        grad = torch.empty_like(self.like)
+        grad = empty_but_zero_outside(self.like, rows(chosen, self.steps, self.like))
         reduced = tiling.zeros(3)
         middles = [tiling.tile(centre) for centre in centres or []]
         incoming, out = flat(grad_spikes), flat(grad)
@@ -283,10 +288,12 @@ class Layer:
         )
 
         def work(task: int) -> None:
-            voltages = np.empty((self.steps, tiling.width), self.state_type)
+            voltages = np.empty((chosen.stop, tiling.width), self.state_type)
             _backward_task(
                 *self.arguments,
                 surrogate,
+                chosen.start,
+                chosen.stop,
                 middles[0] if middles else None,
                 middles[1] if len(middles) > 1 else None,
                 voltages,
@@ -306,12 +313,17 @@ def normed_backward(
     factor: torch.Tensor,
     slope: torch.Tensor,
     offset: torch.Tensor,
+    chosen: slice,
 ) -> torch.Tensor:
-    """factor·grad + slope·x + offset with one value of each a channel, like x."""
+    """factor·grad + slope·x + offset with one value of each a channel, like x.
+
+    Rows that are not chosen are zero.
+    """
+    result = empty_but_zero_outside(x_mchw, chosen)
+    grad, x_mchw, part = grad[chosen], x_mchw[chosen], result[chosen]
     tiling = Tiling(x_mchw.numel(), x_mchw.shape[1])
-    result = torch.empty_like(x_mchw)
     vectors = [tiling.tile(vector) for vector in (factor, slope, offset)]
-    arrays = flat(grad), flat(x_mchw), *vectors, flat(result)
+    arrays = flat(grad), flat(x_mchw), *vectors, flat(part)
     each(
         tiling.tasks,
         lambda task: _normed_backward_task(*arrays, *tiling.range(task)),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from splitcore.graph import DECAY_UNITY
-from training import tiling
+from training import backward_steps, tiling
 
 try:
     from training import floats, kernels
@@ -79,7 +79,7 @@ class Moments:
 
 class _Lif(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, current: torch.Tensor, p: LifParameters) -> torch.Tensor:
+    def forward(ctx: Any, current: torch.Tensor, p: LifParameters, chosen: range) -> torch.Tensor:
         work = current.float() if p.state_scale == 0 else current.double() * p.state_scale
         threshold = p.threshold * (p.state_scale or 1)
         voltage = torch.empty_like(work)
@@ -91,7 +91,7 @@ class _Lif(torch.autograd.Function):
             state = decayed + work[step]
             voltage[step] = state
             state = state * (state <= threshold)
-        ctx.p = p
+        ctx.p, ctx.chosen = p, chosen
         ctx.save_for_backward((voltage / threshold).float())
         return (voltage > threshold).to(current.dtype)
 
@@ -101,15 +101,22 @@ class _Lif(torch.autograd.Function):
         p: LifParameters = ctx.p
         # τ is given in thresholds, so the derivative by the voltage carries 1 / θ.
         slope = p.scale / (2 * p.tau * p.threshold) * torch.exp(-(relative - 1).abs() / p.tau)
-        grad = grad_spikes.float() * slope
-        for step in range(len(grad) - 2, -1, -1):
-            grad[step] += p.keep * grad[step + 1]
-        return grad.to(grad_spikes.dtype), None
+        grad = torch.zeros_like(slope)
+        later = torch.zeros_like(slope[0])
+        for step in reversed(ctx.chosen):
+            later = grad_spikes[step].float() * slope[step] + p.keep * later
+            grad[step] = later
+        return grad.to(grad_spikes.dtype), None, None
 
 
-def lif(current_tn: torch.Tensor, parameters: LifParameters) -> torch.Tensor:
-    """Spikes (0/1, dtype of the current) of currents (T, N, …), in plain torch from rest."""
-    spikes = _Lif.apply(current_tn, parameters)
+def lif(
+    current_tn: torch.Tensor, parameters: LifParameters, chosen: range | None = None
+) -> torch.Tensor:
+    """Spikes (0/1, dtype of the current) of currents (T, N, …), in plain torch from rest.
+
+    chosen: the steps that have a gradient, neighbours; without it all have.
+    """
+    spikes = _Lif.apply(current_tn, parameters, chosen or range(len(current_tn)))
     assert spikes is not None
     return spikes
 
@@ -122,6 +129,7 @@ class _FusedLif(torch.autograd.Function):
         ctx: Any,
         p: LifParameters,
         steps: int,
+        chosen: range,
         identity: float,
         bias: torch.Tensor,
         extra: torch.Tensor | None,
@@ -158,7 +166,7 @@ class _FusedLif(torch.autograd.Function):
             state_scale=p.state_scale,
         )
         spikes, rate = layer.forward()
-        ctx.p, ctx.layer, ctx.convs, ctx.identity = p, layer, convs, identity
+        ctx.p, ctx.layer, ctx.convs, ctx.identity, ctx.chosen = p, layer, convs, identity, chosen
         ctx.normed = bool(gains)
         # The sums and events live on in `layer`, as views: saved here, so that a change in place
         # of one of them is noticed.
@@ -183,6 +191,7 @@ class _FusedLif(torch.autograd.Function):
             tau=p.tau,
             scale=p.scale,
             threshold=p.threshold,
+            chosen=ctx.chosen,
             centres=means if ctx.normed else None,
         )
         grad_bias = reduced[0].float()
@@ -190,17 +199,18 @@ class _FusedLif(torch.autograd.Function):
         if len(ctx.saved_tensors) > ctx.convs:
             grad_extra = grad if ctx.identity == 1 else grad * ctx.identity
         if not ctx.normed:
-            return None, None, None, grad_bias, grad_extra, None, *[grad] * ctx.convs
-        count = sums[0].numel() // sums[0].shape[1]
+            return None, None, None, None, grad_bias, grad_extra, None, *[grad] * ctx.convs
+        chosen = backward_steps.rows(ctx.chosen, ctx.layer.steps, grad)
+        count = grad[chosen, 0].numel()
         grads, vectors = [], []
         for x, mean, root, scale, product in zip(
             sums, means, roots, scales, reduced[1:], strict=False
         ):
             slope = -scale * root * root * (product / count).float()
             offset = -scale * (reduced[0] / count).float() - slope * mean
-            grads.append(kernels.normed_backward(grad, x, scale, slope, offset))
+            grads.append(kernels.normed_backward(grad, x, scale, slope, offset, chosen))
             vectors += [(product * root).float(), None, None]
-        return None, None, None, grad_bias, grad_extra, None, *grads, *vectors
+        return None, None, None, None, grad_bias, grad_extra, None, *grads, *vectors
 
 
 def normed_lif(
@@ -212,18 +222,21 @@ def normed_lif(
     identity: float,
     steps: int,
     parameters: LifParameters,
+    chosen: range | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, list[Moments]]:
     """Spikes (T·N, C, H, W) of a layer, their mean, and the moments of each conv's sums.
 
     sums: of each conv, (T·N, C, H, W); norms: one for each of them, or none, where the sums are
-    added as they are; extra: events that enter with the weight `identity`. Without norms and with
+    added as they are; extra: events that enter with the weight `identity`; chosen: the steps that
+    have a gradient, neighbours (`training.backward_steps`), without it all. Without norms and with
     whole sums below 2^24 the spikes are exact.
     """
     sums = list(sums)
+    chosen = chosen or range(steps)
     if kernels is not None and len(sums) <= kernels.MOST_CONVS and tiling.supports(sums[0]):
         vectors = [v for norm in norms for v in (norm.gain, norm.epsilon, norm.guess)]
         outputs = _FusedLif.apply(
-            parameters, steps, float(identity), bias, extra, len(sums), *sums, *vectors
+            parameters, steps, chosen, float(identity), bias, extra, len(sums), *sums, *vectors
         )
         assert outputs is not None
         spikes, rate, *found = outputs
@@ -234,12 +247,27 @@ def normed_lif(
     for index, values in enumerate(sums):
         if norms:
             values = values.float()
-            variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+            mean, variance = _moments(values, chosen, steps)
             moments.append(Moments(mean.detach(), variance.detach()))
             scale = norms[index].gain * torch.rsqrt(variance + norms[index].epsilon)
             values = (values - mean[:, None, None]) * scale[:, None, None]
         drive = drive + values
     if extra is not None:
         drive = drive + identity * extra.to(drive.dtype)
-    spikes = lif(drive.unflatten(0, (steps, -1)), parameters).flatten(0, 1).to(sums[0].dtype)
+    spikes = lif(drive.unflatten(0, (steps, -1)), parameters, chosen).flatten(0, 1)
+    spikes = spikes.to(sums[0].dtype)
     return spikes, spikes.float().mean(), moments
+
+
+def _moments(x: torch.Tensor, chosen: range, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and biased variance of each channel over all steps, with the gradient that the chosen
+    steps alone would give them.
+    """
+    dimensions = (0, 2, 3)
+    if len(chosen) == steps:
+        variance, mean = torch.var_mean(x, dimensions, correction=0)
+        return mean, variance
+    variance, mean = torch.var_mean(x.detach(), dimensions, correction=0)
+    off = x[backward_steps.rows(chosen, steps, x)] - mean[:, None, None]
+    first, second = off.mean(dimensions), off.square().mean(dimensions)
+    return mean + (first - first.detach()), variance + (second - second.detach())

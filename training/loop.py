@@ -19,7 +19,7 @@ from rich.progress import Progress
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from splitcore.errors import ConfigError
-from training import checkpoint, evaluate, optimise, parallel
+from training import backward_steps, checkpoint, evaluate, optimise, parallel
 from training.baselines.split_ann import SplitAnn
 from training.batches import Batch, Batches, Fresh
 from training.blocks import Norm, NormedConv
@@ -94,7 +94,10 @@ def fit(
             permutation = torch.randperm(len(dataset.train), generator=order).numpy()
             noise = parallel.noise(recipe.seed, epoch)
             for index in range(batches):
-                optimise.schedule(optimiser, peaks, epoch * batches + index, total)
+                number = epoch * batches + index
+                optimise.schedule(optimiser, peaks, number, total)
+                learning = backward_steps.turn(number, model.steps, recipe.backward_steps)
+                model.set_backward_steps(learning)
                 chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
                 batch = source.batch(parallel.share(chosen), epoch, noise)
                 terms = _step(forward, optimiser, batch, recipe)

@@ -108,6 +108,12 @@ class SplitModel(torch.nn.Module):
         self.steps = steps
         for layer in self.spiking_layers():
             layer.steps = steps
+        self.set_backward_steps(None)
+
+    def set_backward_steps(self, chosen: range | None) -> None:
+        """Let gradients flow through these neighbouring time steps alone; None: through all."""
+        for layer in self.spiking_layers():
+            layer.backward_steps = chosen
 
     def shape_after(self, blocks: int) -> Shape:
         """(C, H, W) of what the first `blocks` edge blocks give."""

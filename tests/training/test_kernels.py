@@ -38,7 +38,7 @@ def _layer(shape: tuple[int, int, int, int], steps: int, convs: int, extra: bool
     return sums, norms, bias, events.requires_grad_() if extra else None
 
 
-def _run(sums, norms, bias, extra, *, steps: int, whole: bool):
+def _run(sums, norms, bias, extra, *, steps: int, whole: bool, chosen: range | None = None):
     """Spikes, rate and the gradients of all inputs under a fixed random loss."""
     inputs = [*sums, bias, *(norm.gain for norm in norms), *([] if extra is None else [extra])]
     spikes, rate, moments = lif.normed_lif(
@@ -49,6 +49,7 @@ def _run(sums, norms, bias, extra, *, steps: int, whole: bool):
         identity=96.0 if whole else 1.0,
         steps=steps,
         parameters=WHOLE if whole else REAL,
+        chosen=chosen,
     )
     weight = torch.randn(spikes.shape, generator=torch.Generator().manual_seed(1))
     grads = torch.autograd.grad((spikes * weight).sum() + 50 * rate, inputs)
@@ -61,13 +62,23 @@ SHAPES = [((8, 5, 3, 3), 4), ((3, 1, 1, 1), 3), ((12, 600, 2, 1), 2), ((16, 32, 
 @pytest.mark.parametrize(("shape", "steps"), SHAPES)
 @pytest.mark.parametrize(("convs", "extra"), [(1, False), (1, True), (2, False)])
 @pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("chosen", [None, range(1, 2), range(1, 3)])
 def test_fused_layer_equals_plain_torch(
-    shape, steps: int, convs: int, extra: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
+    shape,
+    steps: int,
+    convs: int,
+    extra: bool,
+    whole: bool,
+    chosen: range | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if chosen is not None and chosen.stop > steps:
+        chosen = range(steps - len(chosen), steps)
     layer = _layer(shape, steps, convs, extra, whole)
-    spikes, rate, moments, grads = _run(*layer, steps=steps, whole=whole)
+    settings = {"steps": steps, "whole": whole, "chosen": chosen}
+    spikes, rate, moments, grads = _run(*layer, **settings)
     monkeypatch.setattr(lif, "kernels", None)
-    want_spikes, want_rate, want_moments, want_grads = _run(*layer, steps=steps, whole=whole)
+    want_spikes, want_rate, want_moments, want_grads = _run(*layer, **settings)
     assert torch.equal(spikes, want_spikes)
     assert shape[0] < 8 or 0 < float(rate) < 1
     torch.testing.assert_close(rate, want_rate)
@@ -128,7 +139,7 @@ def test_bfloat16_rounds_as_torch_does_and_keeps_nan() -> None:
     x[0, 0, 0, 0], x[0, 1, 0, 0] = float("nan"), float("inf")
     one, zero = torch.ones(8), torch.zeros(8)
     low = x.bfloat16()
-    found = kernels.normed_backward(x, low, one, zero, zero)
+    found = kernels.normed_backward(x, low, one, zero, zero, slice(0, None))
     keep = torch.isfinite(low)  # 0 · inf is no number
     assert torch.equal(found[keep], low[keep])
     assert found[0, 0, 0, 0].isnan()
