@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 
 from splitcore.splits import Backbone
@@ -16,6 +19,17 @@ def scaled(channels: int, backbone: Backbone, width: int) -> int:
     return max(4, round(channels * width / backbone.stem_width / 4) * 4)
 
 
+def neurons(
+    backbone: Backbone, neuron: NeuronConfig, decays: Mapping[str, float]
+) -> dict[str, NeuronConfig]:
+    """The neurons of each block; decays: the voltage decay from a block on."""
+    found: dict[str, NeuronConfig] = {}
+    for name in backbone.split_points:
+        neuron = replace(neuron, voltage_decay=decays.get(name, neuron.voltage_decay))
+        found[name] = neuron
+    return found
+
+
 def build(
     backbone: Backbone,
     *,
@@ -23,11 +37,16 @@ def build(
     input_shape: tuple[int, int, int],
     input_bits: int,
     neuron: NeuronConfig,
+    decays: Mapping[str, float] | None = None,
 ) -> torch.nn.ModuleDict:
-    """The blocks in order by name. input_shape (C, H, W); input_bits of the graded pixels."""
+    """The blocks in order by name. input_shape (C, H, W); input_bits of the graded pixels; decays:
+    the voltage decay from a block on, where it is not the neuron's.
+    """
     blocks: dict[str, Block] = {}
     channels = input_shape[0]
+    of_block = neurons(backbone, neuron, decays or {})
     for spec in backbone.blocks:
+        neuron = of_block[spec.name]
         out = scaled(spec.channels, backbone, width)
         if spec.kind == "stem":
             stem = _stem(channels, out, backbone, max(input_shape[1:]))

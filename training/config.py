@@ -35,7 +35,8 @@ class Model(_Strict):
     """The backbone and its neurons. width: channels of the stem.
 
     neuron: "lif", or "relu" for the ordinary network (ANN) of the same shape, which is neither cut
-    nor exported: it begins and teaches spiking runs and stands beside them.
+    nor exported: it begins and teaches spiking runs and stands beside them. voltage_decay: of all
+    neurons, or {block: decay} for those from that block on, the first block among them.
     """
 
     backbone: str
@@ -43,7 +44,7 @@ class Model(_Strict):
     width: Annotated[int, Field(ge=4, le=1024)]
     steps: Annotated[int, Field(ge=1, le=256)] = 4
     input_bits: Annotated[int, Field(ge=0, le=8)] = 6
-    voltage_decay: Unit = 0.25
+    voltage_decay: Unit | dict[str, Unit] = 0.25
     tau_grad: Annotated[float, Field(gt=0)] = 0.005
     scale_grad: Annotated[float, Field(gt=0)] = 10.0
 
@@ -158,12 +159,15 @@ class Config(_Strict):
             )
         if len(image_shape) == 3 and not model.input_bits:
             raise ConfigError("model.input_bits: pixels need at least 1 bit")
+        backbone, decays = backbone_named(model.backbone), model.voltage_decay
+        if not isinstance(decays, dict):
+            decays = {backbone.split_points[0]: decays}
         channels, height, width = image_shape[-3:]
         squeeze = None
         if neck is not None and neck.channels is not None:
             squeeze = BottleneckConfig(neck.channels, neck.stride, neck.kernel)
         return SplitModel(
-            backbone_named(model.backbone),
+            backbone,
             split=self.split,
             bottleneck=squeeze,
             width=model.width,
@@ -171,7 +175,8 @@ class Config(_Strict):
             input_bits=model.input_bits,
             classes=classes,
             steps=model.steps,
-            neuron=NeuronConfig(model.voltage_decay, model.tau_grad, model.scale_grad),
+            neuron=NeuronConfig(tau_grad=model.tau_grad, scale_grad=model.scale_grad),
+            decays=decays,
         )
 
 
@@ -191,8 +196,24 @@ def parse(raw: Any, where: str) -> Config:
             f"{where}: recipe.frozen_until: {until} has to lie before the cut at {config.split}, "
             "with frozen_edge_views"
         )
+    _check_decays(config, f"{where}: model.voltage_decay")
     _check(config, where)
     return config
+
+
+def _check_decays(config: Config, field: str) -> None:
+    """Blocks that there are, the first among them. Raises ConfigError naming the field."""
+    backbone, decays = backbone_named(config.model.backbone), config.model.voltage_decay
+    if not isinstance(decays, dict):
+        return
+    for name in [*decays, backbone.split_points[0]]:
+        if name not in backbone.split_points:
+            raise ConfigError(
+                f"{field}: {backbone.name} has no block {name!r}; "
+                f"choose of {', '.join(backbone.split_points)}"
+            )
+        if name not in decays:
+            raise ConfigError(f"{field}: what is it from {name} on?")
 
 
 def _check(config: Config, where: str) -> None:

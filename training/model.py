@@ -9,6 +9,7 @@ Without a bottleneck there is no encoder and no decoder: the spikes at the cut a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,8 @@ class SplitModel(torch.nn.Module):
     """A backbone cut at one of its split points.
 
     bottleneck: None sends the features as they are. input_shape (C, H, W), input_bits of the
-    graded pixels (0: binary events), steps T.
+    graded pixels (0: binary events), steps T. decays: the voltage decay from a block on, where it
+    is not the neuron's; the encoder has that of the block before it, the decoder that of the next.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class SplitModel(torch.nn.Module):
         classes: int,
         steps: int,
         neuron: NeuronConfig,
+        decays: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.split = backbone, split
@@ -63,6 +66,7 @@ class SplitModel(torch.nn.Module):
                 input_shape=input_shape,
                 input_bits=input_bits,
                 neuron=neuron,
+                decays=decays,
             ).items()
         )
         self.edge = torch.nn.ModuleDict(dict(blocks[:cut]))
@@ -72,13 +76,16 @@ class SplitModel(torch.nn.Module):
         self.encoder: SpikingLayer | None = None
         self.decoder: SpikingLayer | None = None
         if bottleneck is not None:
-            self._squeeze(bottleneck, neuron)
+            each = list(backbones.neurons(backbone, neuron, decays or {}).values())
+            self._squeeze(bottleneck, each[cut - 1], each[min(cut, len(each) - 1)])
         last = backbones.scaled(backbone.blocks[-1].channels, backbone, width)
         self.readout = torch.nn.Linear(last, classes)
         self.set_steps(steps)
 
-    def _squeeze(self, bottleneck: BottleneckConfig, neuron: NeuronConfig) -> None:
-        """Put encoder and decoder in at the cut."""
+    def _squeeze(
+        self, bottleneck: BottleneckConfig, before: NeuronConfig, behind: NeuronConfig
+    ) -> None:
+        """Put encoder and decoder in at the cut, with the neurons of their neighbours."""
         (features, height, width), kernel = self.feature_shape, bottleneck.kernel
         padding, stride = kernel // 2, bottleneck.stride
         out = [(size + 2 * padding - kernel) // stride + 1 for size in (height, width)]
@@ -100,8 +107,8 @@ class SplitModel(torch.nn.Module):
             stride=stride,
             output_padding=(missing[0], missing[1]) if stride > 1 else None,
         )
-        self.encoder = SpikingLayer([squeeze], neuron)
-        self.decoder = SpikingLayer([restore], neuron)
+        self.encoder = SpikingLayer([squeeze], before)
+        self.decoder = SpikingLayer([restore], behind)
 
     def set_steps(self, steps: int) -> None:
         """Run this many time steps from now on; the weights know no number of steps."""
