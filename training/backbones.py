@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 
@@ -20,7 +21,9 @@ def scaled(channels: int, backbone: Backbone, width: int) -> int:
 
 
 def neurons(
-    backbone: Backbone, neuron: NeuronConfig, decays: Mapping[str, float]
+    backbone: Backbone,
+    neuron: NeuronConfig,
+    decays: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, NeuronConfig]:
     """The neurons of each block; decays: the voltage decay from a block on."""
     found: dict[str, NeuronConfig] = {}
@@ -36,17 +39,15 @@ def build(
     width: int,
     input_shape: tuple[int, int, int],
     input_bits: int,
-    neuron: NeuronConfig,
-    decays: Mapping[str, float] | None = None,
+    neurons: Mapping[str, NeuronConfig],
 ) -> torch.nn.ModuleDict:
-    """The blocks in order by name. input_shape (C, H, W); input_bits of the graded pixels; decays:
-    the voltage decay from a block on, where it is not the neuron's.
+    """The blocks in order by name. input_shape (C, H, W); input_bits of the graded pixels; neurons
+    of each block.
     """
     blocks: dict[str, Block] = {}
     channels = input_shape[0]
-    of_block = neurons(backbone, neuron, decays or {})
     for spec in backbone.blocks:
-        neuron = of_block[spec.name]
+        neuron = neurons[spec.name]
         out = scaled(spec.channels, backbone, width)
         if spec.kind == "stem":
             stem = _stem(channels, out, backbone, max(input_shape[1:]))

@@ -17,8 +17,8 @@ ALL = slice(0, None)
 
 
 def turn(batch: int, steps: int, count: int) -> range:
-    """The `count` steps of `steps` that batch number `batch` learns from; all where count is 0."""
-    if not count or count >= steps:
+    """The `count` steps of `steps` that batch number `batch` learns from."""
+    if count >= steps:
         return range(steps)
     first = batch * count % steps
     return range(first, first + count)

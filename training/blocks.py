@@ -197,8 +197,7 @@ class SpikingLayer(torch.nn.Module):
         )
         self.norm = Norm.FLOAT
         self.precise = False  # float32 also where bfloat16 would do
-        self.steps = 1
-        self.backward_steps: range | None = None  # those that have gradients; None: all
+        self.set_steps(1)
         self.rate: torch.Tensor | None = None  # mean of the last forward, kept in the graph
 
     @property
@@ -206,8 +205,10 @@ class SpikingLayer(torch.nn.Module):
         """Of 4096."""
         return int(self.neuron.cx_voltage_decay)
 
-    def _chosen(self) -> range:
-        return self.backward_steps or range(self.steps)
+    def set_steps(self, steps: int) -> None:
+        """Run this many time steps from now on, all of them with gradients."""
+        self.steps = steps
+        self.backward_steps = range(steps)  # neighbours (training.backward_steps)
 
     def scale_of(self, folded: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
         """q of these W' and b': see the module's docstring. It is even: an identity's weight."""
@@ -283,7 +284,7 @@ class SpikingLayer(torch.nn.Module):
         with torch.no_grad():
             scale = self.scale_of([conv.folded() for conv in self.convs]) / self.input_max
         dtype = torch.float32 if self.precise else fast_dtype(events[0].device)
-        chosen = backward_steps.rows(self._chosen(), self.steps, events[0])
+        chosen = backward_steps.rows(self.backward_steps, self.steps, events[0])
         sums, norms, units = [], [], []
         for conv, source in zip(self.convs, events, strict=False):
             with torch.no_grad():
@@ -312,7 +313,7 @@ class SpikingLayer(torch.nn.Module):
     def _forward_integers(self, *events: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         integers = self.folded()
         gradient = torch.float32 if self.precise else fast_dtype(events[0].device)
-        chosen = backward_steps.rows(self._chosen(), self.steps, events[0])
+        chosen = backward_steps.rows(self.backward_steps, self.steps, events[0])
         with torch.autocast(events[0].device.type, enabled=False):  # sums must stay exact
             sums = [
                 conv.convolve(source.float(), weight, gradient, chosen)

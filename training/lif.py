@@ -109,14 +109,12 @@ class _Lif(torch.autograd.Function):
         return grad.to(grad_spikes.dtype), None, None
 
 
-def lif(
-    current_tn: torch.Tensor, parameters: LifParameters, chosen: range | None = None
-) -> torch.Tensor:
+def lif(current_tn: torch.Tensor, parameters: LifParameters, chosen: range) -> torch.Tensor:
     """Spikes (0/1, dtype of the current) of currents (T, N, …), in plain torch from rest.
 
-    chosen: the steps that have a gradient, neighbours; without it all have.
+    chosen: the steps that have a gradient, neighbours.
     """
-    spikes = _Lif.apply(current_tn, parameters, chosen or range(len(current_tn)))
+    spikes = _Lif.apply(current_tn, parameters, chosen)
     assert spikes is not None
     return spikes
 
@@ -222,17 +220,16 @@ def normed_lif(
     identity: float,
     steps: int,
     parameters: LifParameters,
-    chosen: range | None = None,
+    chosen: range,
 ) -> tuple[torch.Tensor, torch.Tensor, list[Moments]]:
     """Spikes (T·N, C, H, W) of a layer, their mean, and the moments of each conv's sums.
 
     sums: of each conv, (T·N, C, H, W); norms: one for each of them, or none, where the sums are
     added as they are; extra: events that enter with the weight `identity`; chosen: the steps that
-    have a gradient, neighbours (`training.backward_steps`), without it all. Without norms and with
-    whole sums below 2^24 the spikes are exact.
+    have a gradient, neighbours (`training.backward_steps`). Without norms and with whole sums below
+    2^24 the spikes are exact.
     """
     sums = list(sums)
-    chosen = chosen or range(steps)
     if kernels is not None and len(sums) <= kernels.MOST_CONVS and tiling.supports(sums[0]):
         vectors = [v for norm in norms for v in (norm.gain, norm.epsilon, norm.guess)]
         outputs = _FusedLif.apply(

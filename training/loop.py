@@ -96,8 +96,9 @@ def fit(
             for index in range(batches):
                 number = epoch * batches + index
                 optimise.schedule(optimiser, peaks, number, total)
-                learning = backward_steps.turn(number, model.steps, recipe.backward_steps)
-                model.set_backward_steps(learning)
+                if recipe.backward_steps:
+                    learning = backward_steps.turn(number, model.steps, recipe.backward_steps)
+                    model.set_backward_steps(learning)
                 chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
                 batch = source.batch(parallel.share(chosen), epoch, noise)
                 terms = _step(forward, optimiser, batch, recipe)

@@ -59,14 +59,14 @@ class SplitModel(torch.nn.Module):
         self.backbone, self.split = backbone, split
         self.input = Input(input_shape, input_bits)
         cut = backbone.index(split)
+        neurons = backbones.neurons(backbone, neuron, decays or {})
         blocks = list(
             backbones.build(
                 backbone,
                 width=width,
                 input_shape=input_shape,
                 input_bits=input_bits,
-                neuron=neuron,
-                decays=decays,
+                neurons=neurons,
             ).items()
         )
         self.edge = torch.nn.ModuleDict(dict(blocks[:cut]))
@@ -76,7 +76,7 @@ class SplitModel(torch.nn.Module):
         self.encoder: SpikingLayer | None = None
         self.decoder: SpikingLayer | None = None
         if bottleneck is not None:
-            each = list(backbones.neurons(backbone, neuron, decays or {}).values())
+            each = list(neurons.values())
             self._squeeze(bottleneck, each[cut - 1], each[min(cut, len(each) - 1)])
         last = backbones.scaled(backbone.blocks[-1].channels, backbone, width)
         self.readout = torch.nn.Linear(last, classes)
@@ -114,11 +114,10 @@ class SplitModel(torch.nn.Module):
         """Run this many time steps from now on; the weights know no number of steps."""
         self.steps = steps
         for layer in self.spiking_layers():
-            layer.steps = steps
-        self.set_backward_steps(None)
+            layer.set_steps(steps)
 
-    def set_backward_steps(self, chosen: range | None) -> None:
-        """Let gradients flow through these neighbouring time steps alone; None: through all."""
+    def set_backward_steps(self, chosen: range) -> None:
+        """Let gradients flow through these neighbouring time steps alone."""
         for layer in self.spiking_layers():
             layer.backward_steps = chosen
 

@@ -42,10 +42,10 @@ class OurNet(torch.nn.Module):
             width=width,
             input_shape=self.input.shape,
             input_bits=INPUT_BITS,
-            neuron=NeuronConfig(),
+            neurons=backbones.neurons(backbone, NeuronConfig()),
         )
         for layer in self.spiking_layers():
-            layer.steps = steps
+            layer.set_steps(steps)
         last = backbones.scaled(backbone.blocks[-1].channels, backbone, width)
         self.readout = torch.nn.Linear(last, CLASSES)
 

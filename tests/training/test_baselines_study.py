@@ -37,7 +37,11 @@ def test_ann_has_the_convs_of_the_spiking_backbone(name: str) -> None:
     shape = (3, 32, 32)
     blocks = ann_blocks(BACKBONES[name], width=4, input_shape=shape)
     spiking = backbones.build(
-        BACKBONES[name], width=4, input_shape=shape, input_bits=6, neuron=NeuronConfig()
+        BACKBONES[name],
+        width=4,
+        input_shape=shape,
+        input_bits=6,
+        neurons=backbones.neurons(BACKBONES[name], NeuronConfig()),
     )
     kernels = [p.shape for block in blocks for p in block.parameters() if p.ndim == 4]
     want = [p.shape[:4] for p in spiking.parameters() if p.ndim == 5]

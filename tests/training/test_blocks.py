@@ -21,7 +21,8 @@ def _layer(*, shortcut: str = "none", input_max: int = 1) -> SpikingLayer:
     layer = SpikingLayer(
         convs, NeuronConfig(), identity=shortcut == "identity", input_max=input_max
     )
-    layer.steps, layer.precise = STEPS, True
+    layer.set_steps(STEPS)
+    layer.precise = True
     with torch.no_grad():
         for conv in convs:
             conv.gain.copy_(torch.rand(6) + 0.5)
@@ -53,7 +54,7 @@ def _by_hand(layer: SpikingLayer, events: torch.Tensor) -> torch.Tensor:
     if layer.identity:
         drive = drive + events
     parameters = LifParameters(1.0, 1024, tau=0.5, scale=1.0)
-    return lif.lif(drive.unflatten(0, (STEPS, -1)), parameters).flatten(0, 1)
+    return lif.lif(drive.unflatten(0, (STEPS, -1)), parameters, range(STEPS)).flatten(0, 1)
 
 
 @pytest.mark.parametrize(

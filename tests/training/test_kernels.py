@@ -49,7 +49,7 @@ def _run(sums, norms, bias, extra, *, steps: int, whole: bool, chosen: range | N
         identity=96.0 if whole else 1.0,
         steps=steps,
         parameters=WHOLE if whole else REAL,
-        chosen=chosen,
+        chosen=chosen or range(steps),
     )
     weight = torch.randn(spikes.shape, generator=torch.Generator().manual_seed(1))
     grads = torch.autograd.grad((spikes * weight).sum() + 50 * rate, inputs)
@@ -119,7 +119,7 @@ def test_whole_state_beyond_float32_stays_exact(monkeypatch: pytest.MonkeyPatch)
     slow = replace(WHOLE, threshold=4095, voltage_decay=1)  # products need 36 bits
     sums = [torch.randint(-(1 << 17), 1 << 16, (24, 4, 8, 8)).float()]
     arguments = sums, [], torch.zeros(4), None
-    options = {"identity": 0.0, "steps": 12, "parameters": slow}
+    options = {"identity": 0.0, "steps": 12, "parameters": slow, "chosen": range(12)}
     spikes = lif.normed_lif(*arguments, **options)[0]
     monkeypatch.setattr(lif, "kernels", None)
     assert 0 < float(spikes.mean()) < 1

@@ -66,6 +66,7 @@ def _ours(graph: Graph, weights: dict, frames_mchw: torch.Tensor) -> dict[str, t
             extra,
             identity=identity,
             steps=STEPS,
+            chosen=range(STEPS),
             parameters=LifParameters(
                 threshold=layer.threshold,
                 voltage_decay=layer.voltage_decay,
@@ -155,6 +156,7 @@ def test_real_lif_follows_stock_neuron_up_to_its_state_grid(engine: str) -> None
         None,
         identity=0,
         steps=STEPS,
+        chosen=range(STEPS),
         parameters=LifParameters(1.0, 1024, TAU_GRAD * 100, SCALE_GRAD * 0.1),
     )
     (spikes * weighting.movedim(-1, 0).flatten(0, 1)).sum().backward()
@@ -174,6 +176,7 @@ def test_surrogate_of_a_single_step_is_the_exponential_by_hand(engine: str) -> N
         None,
         identity=0,
         steps=1,
+        chosen=range(1),
         parameters=LifParameters(1.0, 1024, tau=0.5, scale=1.0),
     )
     spikes.sum().backward()

@@ -86,6 +86,10 @@ def ann_blocks(
 ) -> list[AnnBlock]:
     """The blocks of a backbone in order, for images (C, H, W)."""
     spiking = backbones.build(
-        backbone, width=width, input_shape=input_shape, input_bits=8, neuron=NeuronConfig()
+        backbone,
+        width=width,
+        input_shape=input_shape,
+        input_bits=8,
+        neurons=backbones.neurons(backbone, NeuronConfig()),
     )
     return [AnnBlock(block) for block in spiking.values() if isinstance(block, Block)]
