@@ -90,6 +90,8 @@ def test_a_code_of_one_position_sees_the_whole_map(make: Callable[[], FeatureCod
     for module in encoder.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.ones_(module.weight)
+            if module.bias is not None:  # a random one can hold BottleNet's ReLU at zero
+                torch.nn.init.zeros_(module.bias)
     encoder(features).sum().backward()
     assert features.grad is not None
     assert (features.grad != 0).all()
