@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 
 import torch
 
@@ -23,12 +22,12 @@ def scaled(channels: int, backbone: Backbone, width: int) -> int:
 def neurons(
     backbone: Backbone,
     neuron: NeuronConfig,
-    decays: Mapping[str, float] = MappingProxyType({}),
+    decays: Mapping[str, float] | None = None,
 ) -> dict[str, NeuronConfig]:
     """The neurons of each block; decays: the voltage decay from a block on."""
     found: dict[str, NeuronConfig] = {}
     for name in backbone.split_points:
-        neuron = replace(neuron, voltage_decay=decays.get(name, neuron.voltage_decay))
+        neuron = replace(neuron, voltage_decay=(decays or {}).get(name, neuron.voltage_decay))
         found[name] = neuron
     return found
 

@@ -143,6 +143,14 @@ class Config(_Strict):
         return backbone_named(self.model.backbone).blocks[-1].name
 
     @property
+    def decays(self) -> dict[str, float]:
+        """The voltage decay from each of these blocks on."""
+        decay = self.model.voltage_decay
+        if isinstance(decay, dict):
+            return decay
+        return {backbone_named(self.model.backbone).split_points[0]: decay}
+
+    @property
     def frozen_blocks(self) -> int:
         """How many of the first blocks stay as they began."""
         if not self.recipe.frozen_edge_views:
@@ -159,15 +167,12 @@ class Config(_Strict):
             )
         if len(image_shape) == 3 and not model.input_bits:
             raise ConfigError("model.input_bits: pixels need at least 1 bit")
-        backbone, decays = backbone_named(model.backbone), model.voltage_decay
-        if not isinstance(decays, dict):
-            decays = {backbone.split_points[0]: decays}
         channels, height, width = image_shape[-3:]
         squeeze = None
         if neck is not None and neck.channels is not None:
             squeeze = BottleneckConfig(neck.channels, neck.stride, neck.kernel)
         return SplitModel(
-            backbone,
+            backbone_named(model.backbone),
             split=self.split,
             bottleneck=squeeze,
             width=model.width,
@@ -176,7 +181,7 @@ class Config(_Strict):
             classes=classes,
             steps=model.steps,
             neuron=NeuronConfig(tau_grad=model.tau_grad, scale_grad=model.scale_grad),
-            decays=decays,
+            decays=self.decays,
         )
 
 
@@ -203,9 +208,7 @@ def parse(raw: Any, where: str) -> Config:
 
 def _check_decays(config: Config, field: str) -> None:
     """Blocks that there are, the first among them. Raises ConfigError naming the field."""
-    backbone, decays = backbone_named(config.model.backbone), config.model.voltage_decay
-    if not isinstance(decays, dict):
-        return
+    backbone, decays = backbone_named(config.model.backbone), config.decays
     for name in [*decays, backbone.split_points[0]]:
         if name not in backbone.split_points:
             raise ConfigError(

@@ -59,7 +59,7 @@ class SplitModel(torch.nn.Module):
         self.backbone, self.split = backbone, split
         self.input = Input(input_shape, input_bits)
         cut = backbone.index(split)
-        neurons = backbones.neurons(backbone, neuron, decays or {})
+        neurons = backbones.neurons(backbone, neuron, decays)
         blocks = list(
             backbones.build(
                 backbone,

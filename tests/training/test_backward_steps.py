@@ -128,6 +128,11 @@ def test_training_takes_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert seen[-4:] == [range(2), range(2, 4)] * 2
 
 
+def test_without_turns_every_step_is_learned_from(tmp_path: Path) -> None:
+    layers = loop.fit(_config(0), small_digits(128), tmp_path).model.spiking_layers()
+    assert [layer.backward_steps for layer in layers] == [range(STEPS)] * len(layers)
+
+
 def test_steps_that_do_not_divide_are_refused() -> None:
     with pytest.raises(config.ConfigError, match="backward_steps: 3 do not divide"):
         _config(3)
