@@ -49,11 +49,11 @@ class Backbone:
         """Where it can be cut, from the input on; the last one is behind the last conv layer."""
         return tuple(block.name for block in self.blocks)
 
-    def index(self, split: str) -> int:
-        """How many blocks lie before this split point."""
+    def index(self, split: str, field: str = "split") -> int:
+        """How many blocks lie before this split point. Raises ConfigError naming the field."""
         if split not in self.split_points:
             raise ConfigError(
-                f"split: {self.name} has no point {split!r}; "
+                f"{field}: {self.name} has no block {split!r}; "
                 f"choose of {', '.join(self.split_points)}"
             )
         return self.split_points.index(split) + 1

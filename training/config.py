@@ -194,12 +194,13 @@ def parse(raw: Any, where: str) -> Config:
         field = ".".join(str(part) for part in first["loc"]) or "file"
         raise ConfigError(f"{where}: {field}: {first['msg']}") from None
     backbone = backbone_named(config.model.backbone)
-    cut = backbone.index(config.split)
-    until = config.recipe.frozen_until
-    if until is not None and (backbone.index(until) > cut or not config.recipe.frozen_edge_views):
+    cut = backbone.index(config.split, f"{where}: bottleneck.split")
+    until, field = config.recipe.frozen_until, f"{where}: recipe.frozen_until"
+    if until is not None and (
+        backbone.index(until, field) > cut or not config.recipe.frozen_edge_views
+    ):
         raise ConfigError(
-            f"{where}: recipe.frozen_until: {until} has to lie before the cut at {config.split}, "
-            "with frozen_edge_views"
+            f"{field}: {until} has to lie before the cut at {config.split}, with frozen_edge_views"
         )
     _check_decays(config, f"{where}: model.voltage_decay")
     _check(config, where)
@@ -210,11 +211,7 @@ def _check_decays(config: Config, field: str) -> None:
     """Blocks that there are, the first among them. Raises ConfigError naming the field."""
     backbone, decays = backbone_named(config.model.backbone), config.decays
     for name in [*decays, backbone.split_points[0]]:
-        if name not in backbone.split_points:
-            raise ConfigError(
-                f"{field}: {backbone.name} has no block {name!r}; "
-                f"choose of {', '.join(backbone.split_points)}"
-            )
+        backbone.index(name, field)
         if name not in decays:
             raise ConfigError(f"{field}: what is it from {name} on?")
 

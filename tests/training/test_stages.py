@@ -288,6 +288,11 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
             {"start": "a", "recipe": {"epochs": 2, "frozen_until": "stem"}},
             "recipe.frozen_until: stem has to lie before the cut",
         ),
+        (
+            {"start": "a", "recipe": {"epochs": 2, "frozen_until": "stage9"}},
+            "recipe.frozen_until: resnet8 has no block 'stage9'; choose of stem, ",
+        ),
+        ({"bottleneck": {"split": "st"}}, "bottleneck.split: resnet8 has no block 'st'"),
         ({"bottleneck": {"split": "stem", "stride": 2}}, "bottleneck.channels: stride"),
         (
             {"bottleneck": None, "start": "a", "recipe": {"epochs": 2, "codec_epochs": 1}},
