@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from pipeline.console import (
 from splitcore.errors import SpikeBottleNetError
 from training.baselines.rival import Rival
 
+ENGINES = ("lava-nc", "lava-dl", "torch")
 MISMATCHES = ("mismatched_spikes", "prediction_mismatches", "spike_mismatches")
 
 app = typer.Typer(
@@ -55,9 +57,25 @@ BaselineFiles = Annotated[
 ]
 
 
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        engines = ", ".join(f"{name} {version(name)}" for name in ENGINES)
+        typer.echo(f"{app.info.name} {version(str(app.info.name))} ({engines})")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr.")] = False,
+    _versions: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_versions,
+            is_eager=True,
+            help="Print what is installed here, with the engines that spikes depend on.",
+        ),
+    ] = False,
 ) -> None:
     configure_logging(verbose)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def test_help_of_every_command_teaches(command: tuple[str, ...]) -> None:
     done = _run(*command, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
+
+
+def test_version_names_the_engines_that_are_installed() -> None:
+    done = _run("--version")
+    assert done.returncode == 0, done.stderr
+    ours, lava, lava_dl, torch = map(version, ("spikebottlenet", "lava-nc", "lava-dl", "torch"))
+    assert (
+        done.stdout == f"spikebottlenet {ours} (lava-nc {lava}, lava-dl {lava_dl}, torch {torch})\n"
+    )
 
 
 def test_export_with_json_prints_one_object_alone(digits_run: Path, tmp_path: Path) -> None:
