@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,8 +58,10 @@ BaselineFiles = Annotated[
 
 def _print_versions(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         engines = ", ".join(f"{name} {version(name)}" for name in ENGINES)
-        typer.echo(f"{app.info.name} {version(str(app.info.name))} ({engines})")
+        typer.echo(f"spikebottlenet {version('spikebottlenet')} ({engines})")
         raise typer.Exit
 
 

@@ -210,10 +210,11 @@ def parse(raw: Any, where: str) -> Config:
 def _check_decays(config: Config, field: str) -> None:
     """Blocks that there are, the first among them. Raises ConfigError naming the field."""
     backbone, decays = backbone_named(config.model.backbone), config.decays
-    for name in [*decays, backbone.split_points[0]]:
+    for name in decays:
         backbone.index(name, field)
-        if name not in decays:
-            raise ConfigError(f"{field}: what is it from {name} on?")
+    first = backbone.split_points[0]
+    if first not in decays:
+        raise ConfigError(f"{field}: what is it from {first} on?")
 
 
 def _check(config: Config, where: str) -> None:
