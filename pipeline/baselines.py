@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import lineage, results, trained_on
 from pipeline.console import progress_bar
+from pipeline.device import require
 from splitcore.errors import ConfigError
 from training import config as configuration
 from training.allocator import keep_freed_memory
@@ -33,6 +34,7 @@ def run(
     They begin with the config's teacher, an ANN, or with the one of another width that `ann` names.
     It is looked for in the folder `runs` and trained there where it is missing.
     """
+    require(device)
     config = configuration.load(config_path)
     name = ann or config.teacher
     if name is None:
@@ -54,7 +56,7 @@ def run(
     keep_freed_memory()
     dataset = trained_on.load(config, data)
     with progress_bar() as progress:
-        known = lineage.Runs(runs, dataset, device, progress)
+        known = lineage.Runs(runs, config.data, dataset, device, progress)
         known.complete([*lineage.ancestors(teacher, config_path), teacher])
         whole = known.network(teacher.name)
         assert isinstance(whole, SplitAnn)

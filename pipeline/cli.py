@@ -7,6 +7,7 @@ Every error of `splitcore.errors` becomes one line on stderr and exit code 2.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -22,11 +23,16 @@ from pipeline.console import (
     own_stdout,
     stderr,
 )
-from splitcore.errors import SpikeBottleNetError
+from splitcore.errors import SpikeBottleNetError, UsageError
 from training.baselines.rival import Rival
 
 ENGINES = ("lava-nc", "lava-dl", "torch")
-MISMATCHES = ("mismatched_spikes", "prediction_mismatches", "spike_mismatches")
+MISMATCHES = (
+    "mismatched_spikes",
+    "mismatched_states",
+    "prediction_mismatches",
+    "spike_mismatches",
+)
 
 app = typer.Typer(
     name="spikebottlenet",
@@ -40,14 +46,12 @@ bench = typer.Typer(help="Measure both sides in one run and print the ratio.", n
 app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="digits, cifar10, cifar100, or a folder or zip with train/CLASS and test/CLASS; "
-        "default: what the bundle was trained on."
-    ),
-]
-Samples = Annotated[int | None, typer.Option(min=1, help="How many test images; default: all.")]
+SOURCES = (
+    "digits, cifar10, cifar100, nmnist, cifar10dvs, or a folder or zip with train/CLASS and "
+    "test/CLASS; default: "
+)
+Data = Annotated[str | None, typer.Option(help=SOURCES + "what the bundle was trained on.")]
+TrainingData = Annotated[str | None, typer.Option(help=SOURCES + "the config's data.source.")]
 BundlePath = Annotated[Path, typer.Argument(help="A bundle folder.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 BaselineFiles = Annotated[
@@ -87,7 +91,7 @@ def _answer(
     """Run a command's work; print its result as JSON or as the lines that `say` makes of it.
 
     Without a result nothing is printed: another process of the same run has it. A result that
-    counts mismatches ends with exit code 1.
+    counts mismatches, wherever in it, ends with exit code 1.
     """
     if as_json:
         with own_stdout() as stdout:
@@ -98,8 +102,26 @@ def _answer(
         result = work()
         if result is not None:
             typer.echo(say(result))
-    if result is not None and any(result.get(key) for key in MISMATCHES):
+    if _counts_mismatches(result):
         raise typer.Exit(EXIT_MISMATCH)
+
+
+def _require_finite(option: str, value: float | None) -> None:
+    if value is not None and not math.isfinite(value):
+        raise UsageError(f"{option} {value}: expected a finite number; leave it out")
+
+
+def _counts_mismatches(result: Any) -> bool:
+    match result:
+        case dict():
+            return any(
+                (key in MISMATCHES and value) or _counts_mismatches(value)
+                for key, value in result.items()
+            )
+        case list():
+            return any(map(_counts_mismatches, result))
+        case _:
+            return False
 
 
 @app.command()
@@ -119,7 +141,7 @@ def demo(
 @app.command()
 def train(
     config: Annotated[list[Path], typer.Argument(help="YAML configs; see docs/training.md.")],
-    data: Data = None,
+    data: TrainingData = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder of one config; default: runs/NAME.")
     ] = None,
@@ -151,11 +173,11 @@ def train(
 def baselines(
     config: Annotated[Path, typer.Argument(help="The YAML config of a cut spiking run.")],
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
-    data: Data = None,
+    data: TrainingData = None,
     runs: Annotated[Path, typer.Option(help="Folder of run folders, for the ANN.")] = Path("runs"),
     quality: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=100, help="JPEG quality of an upload; repeat for more."),
+        typer.Option(min=1, max=95, help="JPEG quality of an upload; repeat for more."),
     ] = None,
     only: Annotated[
         list[Rival] | None, typer.Option(help="One of them instead of all; repeat for more.")
@@ -184,7 +206,7 @@ def baselines(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file or run folder.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to write.")],
-    data: Data = None,
+    data: TrainingData = None,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint as a bundle: NetX edge half, cloud half, probe and manifest.
@@ -199,7 +221,14 @@ def export(
 @app.command()
 def verify(
     bundle: BundlePath,
-    samples: Samples = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many test images; default: all of --data; without either, the frames in the "
+            "bundle.",
+        ),
+    ] = None,
     data: Data = None,
     conv: Annotated[
         Literal["auto", "lava", "blas"],
@@ -267,7 +296,9 @@ def serve(
 def edge(
     bundle: BundlePath,
     server: Annotated[str, typer.Option(help="HOST:PORT of a running `serve`.")],
-    samples: Samples = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="How many test images; default: all.")
+    ] = None,
     data: Data = None,
     model: Annotated[
         Literal["leaf", "stock"], typer.Option(help="Our fast leaf or stock Lava processes.")
@@ -289,7 +320,7 @@ def edge(
         bool, typer.Option(help="Allow plaintext to other addresses than loopback.")
     ] = False,
     spill: Annotated[
-        Path | None, typer.Option(help="Keep unanswered samples in this file while offline.")
+        Path | None, typer.Option(help="Keep unanswered samples in this folder while offline.")
     ] = None,
     result: Annotated[
         Path | None, typer.Option(help="Also write a result file for `plan` and `report`.")
@@ -336,7 +367,7 @@ def energy(
         list[str] | None, typer.Option(help="Profile name or JSON file; repeat for more.")
     ] = None,
     data: Data = None,
-    samples: Samples = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many test images.")] = 256,
     baselines: BaselineFiles = None,
     as_json: Json = False,
 ) -> None:
@@ -375,6 +406,12 @@ def plan(
     """Choose where to cut: the best result under the limits, and why the others lost."""
     from pipeline import plan as work
 
+    for name, value in (
+        ("--max-loss", max_loss),
+        ("--max-energy-pj", max_energy_pj),
+        ("--max-latency-ms", max_latency_ms),
+    ):
+        _require_finite(name, value)
     _answer(
         as_json,
         lambda: work.plan(
@@ -407,6 +444,7 @@ def report(
     """Write one self-contained HTML page from result files; of several cuts, decision first."""
     from pipeline import report as work
 
+    _require_finite("--max-loss", max_loss)
     _answer(
         as_json,
         lambda: work.run(result, out=out, link=link, profile=profile, max_loss=max_loss),

@@ -25,14 +25,12 @@ from pipeline.details import dense_twins, layer_means
 from pipeline.units import energy_text
 from splitcore.bundle import open_bundle
 
-DEFAULT_SAMPLES = 256
-
 
 def run(
     bundle: Path,
     profiles: Sequence[str | Path] | None = None,
     data: str | None = None,
-    samples: int | None = None,
+    samples: int = 256,
     baselines: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Counts and modelled energy, per layer and in all, of `samples` test images.
@@ -45,7 +43,7 @@ def run(
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
     others = edges_at(baselines, manifest)
-    test = images.load(opened, data, samples or DEFAULT_SAMPLES)
+    test = images.load(opened, data, samples)
     simulating = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:  # this process only waits while the simulator works
         loading = beside.submit(netx_file.load, opened.edge_path, manifest.input_bits or None)
@@ -123,9 +121,9 @@ def summary(result: dict[str, Any]) -> str:
                 if rate is None
                 else f"breaks even at T × rate {rate:.4g}"
             )
+            less = "no figure" if even["ratio"] is None else f"{even['ratio']:.3g} times less"
             lines.append(
                 f"    against {even['dense_network']} ({even['dense_profile']}), "
-                f"{even['accounting'].replace('_', '-')}: "
-                f"{even['ratio']:.3g} times less; {where}"
+                f"{even['accounting'].replace('_', '-')}: {less}; {where}"
             )
     return "\n".join(lines)

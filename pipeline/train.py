@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from measure.interval import wilson_interval
 from pipeline import lineage, trained_on
 from pipeline.console import progress_bar
+from pipeline.device import require
 from splitcore.bundle import Bundle, open_bundle
 from splitcore.errors import UsageError
 from training import checkpoint, evaluate, parallel
@@ -42,8 +41,7 @@ def run(
     the place of the run that a config names. Under torchrun every process is given its share, and
     rank 0 alone has a result.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {device}: there is no CUDA device here; use cpu")
+    require(device)
     if out is not None and len(config_paths) > 1:
         raise UsageError("--out: names the folder of one run; give one config, or leave it out")
     bundle = None if start is None else open_bundle(start)
@@ -59,7 +57,7 @@ def run(
     dataset = trained_on.load(planned[0].config, data)
     with parallel.joined(device) as own, progress_bar() as progress:
         shown = progress if parallel.leads() else None
-        runs = lineage.Runs(planned[0].folder.parent, dataset, own, shown)
+        runs = lineage.Runs(planned[0].folder.parent, planned[0].config.data, dataset, own, shown)
         done = []
         for each in planned:
             runs.complete(each.needed)

@@ -8,6 +8,7 @@ scores are compared with what the trained model gave at export.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from splitcore.bundle import Bundle, Probe, open_bundle
 from splitcore.graph import Graph
 from training import slayer_twin
 
-ENGINES = ("slayer", "reference", "leaf", "stock")
+LAVA_ENGINES = ("leaf", "stock")
+ENGINES = ("slayer", "reference", *LAVA_ENGINES)
 CHUNK = 16
 # Stock Lava's conv loops over channel pairs; beyond this many an image step takes seconds.
 LAVA_CONV_PAIRS = 20_000
@@ -45,7 +47,7 @@ def run(
     else:
         chosen = images.load(bundle, data, samples)
         source, frames = chosen.data, chosen.frames_ntchw
-    comparison = _compare(bundle, graph, frames, conv, tail)
+    comparison = compare(bundle, graph, frames, tail, conv=conv)
     return {
         "bundle": str(path),
         "data": source,
@@ -79,25 +81,37 @@ def _probe(stored: Probe, graph: Graph, tail: TailEngine) -> dict[str, int]:
     }
 
 
-def _compare(
-    bundle: Bundle, graph: Graph, frames: np.ndarray, conv: str, tail: TailEngine
+def compare(
+    bundle: Bundle,
+    graph: Graph,
+    frames: np.ndarray,
+    tail: TailEngine,
+    *,
+    lava: Sequence[str] = LAVA_ENGINES,
+    conv: str = "lava",
+    at_once: int = CHUNK,
 ) -> dict[str, Any]:
+    """Spikes and states of every layer, and predictions, of SLAYER and these Lava engines.
+
+    All are held against the reference, predictions against SLAYER's. at_once: frames that go
+    through an engine side by side.
+    """
     names = [layer.name for layer in graph.layers]
     spikes = dict.fromkeys(names, 0)
-    mismatched = {engine: 0 for engine in ENGINES if engine != "reference"}
-    states = dict.fromkeys(("leaf", "stock"), 0)
+    mismatched = dict.fromkeys(("slayer", *lava), 0)
+    states = dict.fromkeys(lava, 0)
     predictions = 0
     with progress_bar() as progress:
         task = progress.add_task("verify", total=len(frames))
-        for start in range(0, len(frames), CHUNK):
-            chunk = frames[start : start + CHUNK]
+        for start in range(0, len(frames), at_once):
+            chunk = frames[start : start + at_once]
             truth = reference.run(graph, chunk, states=True)
             slayer = slayer_twin.run(graph, chunk)
             for name in names:
                 spikes[name] += int(truth.spikes[name].sum())
                 mismatched["slayer"] += int((slayer[name] != truth.spikes[name]).sum())
             expected = tail(slayer[graph.output_name]).argmax(axis=1)
-            for engine in ("leaf", "stock"):
+            for engine in lava:
                 results = simulate(
                     bundle.edge_path, chunk, model=engine, conv=conv, record="states"
                 )
@@ -118,6 +132,7 @@ def _compare(
         "silent_layers": [name for name, count in spikes.items() if count == 0],
         "mismatched_spikes": sum(mismatched.values()),
         "mismatched_spikes_by_engine": mismatched,
+        "mismatched_states": sum(states.values()),
         "mismatched_states_by_engine": states,
         "prediction_mismatches": predictions,
     }

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from pipeline.cli import app, bench
+from pipeline.cli import _answer, app, bench
+from splitcore.errors import UsageError
 
 
 def _names(group: typer.Typer, *before: str) -> list[tuple[str, ...]]:
@@ -43,6 +45,33 @@ def test_version_names_the_engines_that_are_installed() -> None:
     assert (
         done.stdout == f"spikebottlenet {ours} (lava-nc {lava}, lava-dl {lava_dl}, torch {torch})\n"
     )
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"mismatched_spikes": 1},
+        {"mismatched_states": 1},
+        {"probe": {"prediction_mismatches": 1}},
+        {"bundles": [{"codecs": [{"mismatched_spikes": 0}, {"mismatched_spikes": 1}]}]},
+    ],
+)
+def test_a_mismatch_anywhere_in_a_result_ends_with_1(
+    result: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        _answer(False, lambda: result, str)
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().out
+    _answer(False, lambda: {"mismatched_spikes": 0, "rows": [{"spikes": 3}]}, str)
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf"])
+def test_a_limit_that_is_no_number_is_refused(limit: str) -> None:
+    arguments = ["plan", "none.json", "--link", "wifi", "--profile", "loihi1", "--max-loss", limit]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception) == f"--max-loss {limit}: expected a finite number; leave it out"
 
 
 def test_export_with_json_prints_one_object_alone(digits_run: Path, tmp_path: Path) -> None:
