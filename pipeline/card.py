@@ -11,15 +11,18 @@ import yaml
 from measure.interval import wilson_interval
 from splitcore.bundle import Manifest
 
+TOLD_SAMPLES = 512  # test images over which bits and firing rates are taken
+
 
 def text(manifest: Manifest) -> str:
     """Markdown: data, network, cut, accuracy, bits, firing rates, recipe, how to make it again."""
     known = manifest.training
     raw = math.prod(manifest.spike_shape)
     features = 32 * math.prod(manifest.feature_shape)
+    told = min(TOLD_SAMPLES, manifest.test_samples)
     rows = [
         ("data", f"{manifest.data}, {len(manifest.classes)} classes"),
-        ("network", f"{manifest.backbone}, T = {manifest.steps}, cut behind {manifest.split}"),
+        ("network", f"{manifest.backbone}, T = {manifest.steps}, {_cut(manifest)}"),
         (
             "accuracy",
             accuracy_text(manifest.accuracy, manifest.test_samples, "the integers in these files"),
@@ -28,7 +31,7 @@ def text(manifest: Manifest) -> str:
         ("raw bits an image", f"{raw:,}, {features / raw:,.4g} times below the features in fp32"),
     ]
     if bits := known.get("payload_bits_mean"):
-        rows.append(("coded bits an image", f"{bits:,.1f}, mean over test images of all classes"))
+        rows.append(("coded bits an image", f"{bits:,.1f}, mean over {told:,} test images"))
     code = sum(manifest.code_rates) / len(manifest.code_rates)
     rows.append(("code rate", f"{code:.4f} spikes a position and step"))
     if rates := known.get("layer_rates"):
@@ -36,8 +39,7 @@ def text(manifest: Manifest) -> str:
         rows.append(
             (
                 "edge rate",
-                f"{mean:.4f} spikes a neuron and step, mean of {len(rates)} layers; "
-                f"T × rate {manifest.steps * mean:.3f}",
+                f"{mean:.4f} spikes a neuron and step, mean of {len(rates)} layers",
             )
         )
     rows.append(("seed", str(known["config"]["recipe"]["seed"])))
@@ -49,6 +51,12 @@ def text(manifest: Manifest) -> str:
         "other weights of about the same accuracy; these integers give these spikes everywhere.\n\n"
         f"{recipe(known['config'])}"
     )
+
+
+def _cut(manifest: Manifest) -> str:
+    if manifest.training["config"]["bottleneck"] is None:
+        return f"not cut: the code is what {manifest.split} fires"
+    return f"cut behind {manifest.split}"
 
 
 def accuracy_text(accuracy: float, samples: int, of: str) -> str:

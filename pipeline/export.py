@@ -24,7 +24,6 @@ from training.model import SplitModel
 
 PROBE_SAMPLES = 16
 CODE_SAMPLES = 8192  # training images over which the code's rates and context model are taken
-TOLD_SAMPLES = 512  # test images over which the card's bits and firing rates are taken
 
 
 def export(
@@ -35,7 +34,7 @@ def export(
     progress: where to show how far that is. Raises DataError when the images are not those that the
     model was trained for.
     """
-    found.require_kind(dataset)
+    found.require_images(dataset)
     model, config = found.model(), found.config
     graph, tail = model.lower()
     progress = progress or Progress(disable=True)
@@ -55,9 +54,9 @@ def export(
     context_model = context_fit.fit(code, lambda: progress.advance(task))
     rates = tuple(float(rate) for rate in code.mean(axis=(0, 1, 3, 4), dtype=np.float64))
     coding = CodeContext(shape, rates, context_model)
-    told = test.code_ntchw[dataset.test.evenly(TOLD_SAMPLES)]
+    told = test.code_ntchw[dataset.test.evenly(card.TOLD_SAMPLES)]
     payload_bits = 8 * float(np.mean([len(encode_best(each, coding)[1]) for each in told]))
-    layer_rates = evaluate.firing_rates(model, dataset.test.some(TOLD_SAMPLES).images)
+    layer_rates = evaluate.firing_rates(model, dataset.test.some(card.TOLD_SAMPLES).images)
 
     def describe(files: dict[str, FileRecord]) -> Manifest:
         return Manifest(

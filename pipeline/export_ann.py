@@ -29,7 +29,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> dict[str, Any]:
     ConfigError where training has not ended, or `out` is something else, DataError when the images
     are not those that the network was trained for.
     """
-    found.require_kind(dataset)
+    found.require_images(dataset)
     epochs = found.config.recipe.epochs
     if found.epoch < epochs:
         raise ConfigError(

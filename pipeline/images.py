@@ -32,18 +32,31 @@ def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
 
     Those are spread evenly over the test set, whose images may be in the order of their classes.
 
-    Raises DataError when they are not of the bundle's shape and classes, or are not there.
+    Raises DataError when they are not of the bundle's shape and classes, or are not there, and when
+    the source in the bundle's config is not what it was trained on, which `--data` replaced.
     """
     manifest = bundle.manifest
     trained_on = _trained_on(manifest)
     source, seed = data or trained_on.get("source"), trained_on.get("seed", 0)
     if not isinstance(source, str) or not isinstance(seed, int):
         raise DataError(f"{bundle.path}: does not say what it was trained on; give --data")
+    if data is None:
+        _require_same(sources.TITLES.get(source, manifest.data), bundle)
     test = sources.load_test(source, seed, manifest.input_shape, manifest.steps, samples)
+    if data is None:
+        _require_same(test.name, bundle)
     images = test.split.images
     expected = Kind(manifest.classes, manifest.input_shape)
     expected.require(Kind(test.classes, images.shape[-3:]), source, bundle.path)
     return Images(test.name, images, frames(bundle, images), test.split.labels_n)
+
+
+def _require_same(name: str, bundle: Bundle) -> None:
+    if name != bundle.manifest.data:
+        raise DataError(
+            f"{bundle.path}: was trained on {bundle.manifest.data}, not on {name}; give its images "
+            "as --data"
+        )
 
 
 def _trained_on(manifest: Manifest) -> dict[str, Any]:

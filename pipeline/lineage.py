@@ -16,7 +16,7 @@ from training import checkpoint, loop, start
 from training import config as configuration
 from training.baselines import ann_loop
 from training.baselines.split_ann import SplitAnn
-from training.config import Config
+from training.config import Config, Data
 from training.data.dataset import Dataset
 from training.frozen import FrozenEdges
 from training.model import SplitModel
@@ -52,9 +52,13 @@ def ancestors(config: Config, config_path: Path, seen: tuple[str, ...] = ()) -> 
 
 @dataclass(frozen=True)
 class Runs:
-    """A folder of run folders by name, with what is needed to train more of them."""
+    """A folder of run folders by name, with what is needed to train more of them.
+
+    images: the data section that the dataset was loaded by.
+    """
 
     folder: Path
+    images: Data
     dataset: Dataset
     device: str
     progress: Progress | None = None
@@ -65,11 +69,19 @@ class Runs:
         return checkpoint.load(self.folder / name).network()
 
     def complete(self, configs: list[Config]) -> None:
-        """Train those of these runs that are not there; go on with those that were cut off."""
+        """Train those of these runs that are not there; go on with those that were cut off.
+
+        Raises ConfigError where one of them wants other images.
+        """
         for config in configs:
             folder = self.folder / config.name
             found = checkpoint.load(folder) if (folder / checkpoint.FILE).exists() else None
             if found is None or found.epoch < found.config.recipe.epochs:
+                if config.data != self.images:
+                    raise ConfigError(
+                        f"{config.name}: data: is not that of the run it is needed for; train it "
+                        "first, by a command of its own"
+                    )
                 self.train(config, folder, resume=found is not None)
 
     def train(

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from splitcore.errors import ConfigError, DataError
+from splitcore.errors import ConfigError, DataError, UsageError
 from splitcore.splits import backbone_named
 from training import config as configuration
 from training.baselines.split_ann import SplitAnn, without_codec
@@ -73,20 +73,21 @@ class Checkpoint:
             first = " ".join(str(error).split())[:200]
             raise ConfigError(f"{self.path}: weights do not fit its config ({first})") from None
 
-    def require_kind(self, dataset: Dataset) -> None:
-        """Raise DataError unless the dataset has such images and classes."""
+    def require_images(self, dataset: Dataset) -> None:
+        """Raise DataError unless this is the dataset of the run, parted by the same seed."""
         Kind(self.classes, self.image_shape).require(
             Kind(dataset.classes, dataset.image_shape),
             dataset.name,
             f"the checkpoint of {self.config.name}",
         )
+        if self.data_digest != dataset.digest:
+            raise DataError(f"{self.path}: was trained on other images than {dataset.name}")
 
     def require(self, config: Config, dataset: Dataset) -> None:
         """Raise ConfigError or DataError unless a run of this config can go on from here."""
         if self.config != config:
             raise ConfigError(f"{self.path}: was trained with another config; choose another --out")
-        if self.data_digest != dataset.digest:
-            raise DataError(f"{self.path}: was trained on other images than {dataset.name}")
+        self.require_images(dataset)
 
     def restore(
         self,
@@ -171,8 +172,13 @@ def save(
         "optimiser_groups": state["param_groups"],
     }
     scratch = path.with_suffix(".partial")
-    save_file(tensors, str(scratch), metadata={"format": FORMAT, "header": json.dumps(header)})
-    os.replace(scratch, path)
+    try:
+        save_file(tensors, str(scratch), metadata={"format": FORMAT, "header": json.dumps(header)})
+        os.replace(scratch, path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path}: cannot be written ({error})") from None
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def save_weights(path: Path, found: Checkpoint) -> None:

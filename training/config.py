@@ -16,6 +16,7 @@ from training.model import BottleneckConfig, SplitModel
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=0, le=1e3)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -28,15 +29,15 @@ class Data(_Strict):
 
     source: str = "digits"
     image_shape: tuple[Count, Count, Count] | None = None  # C, H, W of a folder's images
-    seed: int = 0  # of the validation split
+    seed: Seed = 0  # of the validation split
 
 
 class Model(_Strict):
     """The backbone and its neurons. width: channels of the stem.
 
-    neuron: "lif", or "relu" for the ordinary network (ANN) of the same shape, which is neither cut
-    nor exported: it begins and teaches spiking runs and stands beside them. voltage_decay: of all
-    neurons, or {block: decay} for those from that block on, the first block among them.
+    neuron: "lif", or "relu" for the ordinary network (ANN) of the same shape, which is never cut:
+    it begins and teaches spiking runs and stands beside them. voltage_decay: of all neurons, or
+    {block: decay} for those from that block on, the first block among them.
     """
 
     backbone: str
@@ -117,7 +118,7 @@ class Recipe(_Strict):
     code_penalty: Penalty = 0.0
     distillation: Distillation = Distillation()
     augment: Augment = Augment()
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Config(_Strict):
@@ -275,7 +276,7 @@ def load(path: Path) -> Config:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from None
     return parse(raw, str(path))
 

@@ -33,13 +33,13 @@ def bars(count: int, seed: int) -> Split:
 
 @pytest.fixture(scope="module")
 def recordings() -> Dataset:
-    return Dataset("bars", CLASSES, bars(192, 0), bars(48, 1), bars(48, 2))
+    return Dataset("N-MNIST", CLASSES, bars(192, 0), bars(48, 1), bars(48, 2))
 
 
 @pytest.fixture(scope="module")
 def bundle(recordings: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     raw = {
-        "name": "bars",
+        "name": "N-MNIST",
         "data": {"source": "nmnist"},
         "model": {"backbone": "resnet8", "width": 8, "steps": STEPS, "input_bits": 0},
         "bottleneck": {"split": "stage2.block1", "channels": 4},
@@ -69,7 +69,7 @@ def test_a_bundle_of_event_frames_verifies_on_its_probe(bundle: Bundle) -> None:
 def test_energy_counts_the_events_that_enter(
     bundle: Bundle, recordings: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    test = sources.TestPart("bars", CLASSES, recordings.test)
+    test = sources.TestPart("N-MNIST", CLASSES, recordings.test)
     monkeypatch.setattr(sources, "load_test", lambda *_: test)
     frames = images.load(bundle, None, None).frames_ntchw
     assert np.array_equal(frames, recordings.test.images)

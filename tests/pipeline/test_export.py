@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lava_edge import netx_file, reference
-from pipeline import export, export_ann, images, train
+from pipeline import card, export, export_ann, images, train
 from splitcore import tail
 from splitcore.bundle import open_bundle
 from splitcore.errors import BundleError, ConfigError, DataError
@@ -47,10 +47,10 @@ def test_export_of_images_in_the_order_of_their_classes_looks_at_all_classes(
             for name, split in (("train", digits.train), ("test", digits.test))
         },
     )
-    found = checkpoint.load(digits_run)
+    found = replace(checkpoint.load(digits_run), data_digest=sorted_by_class.digest)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "CODE_SAMPLES", 200)
-        patch.setattr(export, "TOLD_SAMPLES", 60)
+        patch.setattr(card, "TOLD_SAMPLES", 60)
         bundle = export.export(found, sorted_by_class, tmp_path / "bundle")
     assert len(set(bundle.probe().labels_n.tolist())) >= 9
     code = evaluate.answers(found.model(), digits.train.images).code_ntchw
@@ -63,6 +63,15 @@ def test_export_with_other_images_is_refused(digits_run: Path, tmp_path: Path) -
     other = type(digits)("other", ("a", *digits.classes[1:]), *_splits(digits))
     with pytest.raises(DataError, match=r"digits-small expects 10 classes \(0"):
         export.export(found, other, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_with_another_split_of_the_same_images_is_refused(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    found = checkpoint.load(digits_run)
+    with pytest.raises(DataError, match="was trained on other images than digits"):
+        export.export(found, sources.load("digits", seed=1), tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 
 

@@ -37,6 +37,14 @@ def test_photographs_of_other_classes_are_refused(digits_bundle, tmp_path, class
         images.load(open_bundle(digits_bundle), str(photographs), None)
 
 
+def test_a_bundle_trained_on_other_images_than_its_config_names_wants_them(digits_bundle):
+    bundle = open_bundle(digits_bundle)
+    told = replace(bundle, manifest=bundle.manifest.model_copy(update={"data": "photos"}))
+    with pytest.raises(DataError, match="trained on photos, not on digits; give its images as"):
+        images.load(told, None, None)
+    assert images.load(told, "digits", 2).data == "digits"
+
+
 @pytest.mark.parametrize(
     "training",
     [

@@ -60,7 +60,12 @@ def test_card_says_what_the_manifest_says(uncut: Bundle) -> None:
     written = (uncut.path / CARD).read_text(encoding="utf-8")
     assert written == card.text(manifest)
     raw = int(np.prod(manifest.spike_shape))
-    for fact in (f"{100 * manifest.accuracy:.2f} %", f"{raw:,}", "optimiser: muon", "T × rate"):
+    for fact in (
+        f"{100 * manifest.accuracy:.2f} %",
+        f"{raw:,}",
+        "optimiser: muon",
+        "spikes a neuron",
+    ):
         assert fact in written
     rates = manifest.training["layer_rates"]
     assert list(rates) == [layer.name for layer in netx_file.load(uncut.edge_path).layers]

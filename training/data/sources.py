@@ -19,7 +19,8 @@ from training.data.dataset import Dataset, Split, TestPart, spread
 from training.data.kept import Kept, of_zip
 
 PARTS = ("train", "validation", "test")
-NAMES = ("digits", *torchvision_cifar.NAMES, *events.NAMES)
+TITLES = {"digits": "digits", **torchvision_cifar.NAMES, **events.NAMES}
+NAMES = tuple(TITLES)
 
 
 def load(
