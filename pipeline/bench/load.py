@@ -46,7 +46,7 @@ class Load:
 
 @dataclass
 class Outcome:
-    """offered: samples that fell due; sent; answered; wrong: with another label than offline.
+    """offered: samples that fell due; sent; answered; refused; wrong: other label than offline.
 
     errors: streams that ended badly, samples refused, lost or answered twice; answered_per_s from
     the start to the last answer; times in ms from when a sample was due to its answer; cpu_s: what
@@ -56,12 +56,18 @@ class Outcome:
     offered: int = 0
     sent: int = 0
     answered: int = 0
+    refused: int = 0
     wrong: int = 0
     errors: int = 0
     answered_per_s: float = 0.0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
     cpu_s: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        """Samples that the server took and never answered."""
+        return self.sent - self.answered - self.refused
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,9 @@ class _Client:
             reply = packet.unpack_reply(raw)
             now = time.perf_counter()
             self._read += len(reply.answers) + len(reply.rejected)
-            outcome.errors += len(reply.rejected)
+            for refused in reply.rejected:
+                outcome.errors += 1
+                outcome.refused += self._sent_at.pop(refused.sample, None) is not None
             for answer in reply.answers:
                 sample = answer.sample
                 due = self._sent_at.pop(sample, None)
@@ -200,11 +208,10 @@ async def run(load: Load) -> Outcome:
     total = Outcome(cpu_s=time.process_time() - before)
     for client in clients:
         client.outcome.answered = len(client.times_ms)
-        for name in ("offered", "sent", "answered", "wrong", "errors"):
+        for name in ("offered", "sent", "answered", "refused", "wrong", "errors"):
             setattr(total, name, getattr(total, name) + getattr(client.outcome, name))
     total.offered = total.offered or total.sent
-    # Sent and never answered: the server took them and lost them.
-    total.errors += total.sent - total.answered
+    total.errors += total.lost
     if total.answered:
         last = max(client.last_answer for client in clients)
         total.answered_per_s = total.answered / (last - start)

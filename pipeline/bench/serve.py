@@ -87,7 +87,7 @@ def run(
         "served_images_per_s": served,
         "ratio": middle.ratio(engine),
         "ratios": [turn.ratio(engine) for turn in turns],
-        "server_cpu_us_per_image": middle.server_cpu_us[engine],
+        "server_cpu_us_per_image": middle.server_cpu_us.get(engine),
         "client_cpu_us_per_image": middle.client_cpu_us(engine),
         "p50_ms": half["p50_ms"],
         "p99_ms": half["p99_ms"],
@@ -107,15 +107,15 @@ def run(
 
 def summary(result: dict[str, Any]) -> str:
     """The result in plain lines."""
-    ratios, over = result["ratios"], result["overload"]
+    ratios, over, server = result["ratios"], result["overload"], result["server_cpu_us_per_image"]
     lines = [
         f"{result['engine']}: {result['served_images_per_s']:.0f} images/s served, "
         f"{result['offline_images_per_s']:.0f} offline, ratio {result['ratio']:.2f} "
         f"({min(ratios):.2f} … {max(ratios):.2f} in {len(ratios)} turns), "
         f"{result['errors']} errors",
-        f"clients and server share {result['cores']} cores: of an image's time the server used "
-        f"{result['server_cpu_us_per_image']:.0f} µs of a core, the clients "
-        f"{result['client_cpu_us_per_image']:.0f} µs",
+        f"clients and server share {result['cores']} cores: of a core's time the clients used "
+        f"{result['client_cpu_us_per_image']:.0f} µs an image"
+        + ("" if server is None else f", the server {server:.0f} µs"),
         *(
             f"{row['clients']:>3} clients at {100 * row['load']:.0f} %: "
             f"p50 {row['p50_ms']:.1f} ms, p99 {row['p99_ms']:.1f} ms"
@@ -193,7 +193,7 @@ class _Bench:
             "capacity_after_per_s": after,
             "goodput_per_s": over.answered_per_s,
             "goodput_of_capacity": 2 * over.answered_per_s / (before + after),
-            "lost": over.sent - over.answered,
+            "lost": over.lost,
             "rss_before_mib": rss_before,
             "rss_after_mib": rss_after,
         }
@@ -206,7 +206,8 @@ class _Bench:
             began = time.process_time()  # of this process, where the servers run
             served[engine] = self._capacity(engine)
             used = time.process_time() - began
-            server_cpu_us[engine] = 1e6 * used / max(1, served[engine].answered)
+            if engine == "local":  # replicas of Ray are processes of their own
+                server_cpu_us[engine] = 1e6 * used / max(1, served[engine].answered)
         return _Turn(offline, served, server_cpu_us)
 
     def _capacity(self, engine: str) -> Outcome:

@@ -119,7 +119,7 @@ def _compare(net: OurNet, levels: np.ndarray) -> dict[str, int]:
         silent += int(not want.any())
     return {
         "spike_mismatches": mismatches,
-        "spikes_compared": compared,
+        "positions_compared": compared,
         "spikes_fired": fired,
         "silent_layers": silent,
     }
@@ -234,7 +234,7 @@ def summary(result: dict[str, Any]) -> str:
                 f"{peer['ratio']:.2f} ({peer['ratio_cpu_time']:.2f} in processor time)"
             )
     lines.append(
-        f"{result['spike_mismatches']} of {result['spikes_compared']} spikes differ from stock "
-        f"SLAYER, {result['spikes_fired']} fired"
+        f"{result['spike_mismatches']} of {result['positions_compared']} places for a spike differ "
+        f"from stock SLAYER, {result['spikes_fired']} fired"
     )
     return "\n".join(lines)

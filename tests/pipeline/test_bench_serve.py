@@ -77,4 +77,15 @@ def test_clients_count_streams_that_break_and_samples_lost(bundle, pool):
         server.model.broken = True
         found = outcome(server, pool)
     assert found.answered == 0
-    assert found.errors >= 3 + found.sent
+    assert found.errors == 3 + found.sent == 3 + found.lost
+
+
+def test_clients_count_a_refused_sample_once_and_go_on(bundle, pool, tmp_path):
+    good = load.Pool.load(str(pool))
+    wrong = [(Bitmap.id, b"\xff")] * serve.POOL
+    bad = load.Pool.of(wrong, good.labels, good.digest)
+    bad.save(tmp_path / "bad.npz")
+    with cloud([bundle]) as server:
+        found = outcome(server, tmp_path / "bad.npz")
+    assert found.errors == found.refused == found.sent > 3 * 64
+    assert (found.answered, found.lost) == (0, 0)

@@ -14,7 +14,7 @@ def test_bench_train_reports_both_sides_and_no_mismatch(monkeypatch: pytest.Monk
     result = train.run(backbone="resnet8", width=8, batch=4, rounds=1)
     assert result["spike_mismatches"] == 0
     assert result["silent_layers"] == 0
-    assert 0 < result["spikes_fired"] < result["spikes_compared"]
+    assert 0 < result["spikes_fired"] < result["positions_compared"]
     assert result["ratio"] == result["images_per_s"] / result["stock_slayer_images_per_s"]
     assert result["peers"]["snntorch"] == {"version": None, "absent": "snntorch is not installed"}
     text = train.summary(result)
