@@ -49,6 +49,17 @@ class Counts:
         """Samples."""
         return len(self.spikes)
 
+    def take(self, samples: np.ndarray) -> Counts:
+        """The counts of these samples."""
+        return Counts(self.layers, *(getattr(self, name)[samples] for name in FIELDS))
+
+    def followed_by(self, other: Counts) -> Counts:
+        """The same samples through these layers and then the other's."""
+        return Counts(
+            (*self.layers, *other.layers),
+            *(np.hstack([getattr(self, name), getattr(other, name)]) for name in FIELDS),
+        )
+
     def total(self) -> dict[str, int]:
         """Each field summed over all samples and layers."""
         return {name: int(getattr(self, name).sum()) for name in FIELDS}

@@ -61,13 +61,13 @@ class BreakEven:
 
     rate_times_steps is the T × rate at which both are equal: T where spikes are cheaper at every
     rate, None where even a silent network costs more. ratio is dense over spiking energy as it is
-    now: above 1 the spiking network wins.
+    now: above 1 the spiking network wins; None where the profile has no figure for what it does.
     """
 
     accounting: str
     dense_network: str
     dense_profile: str
-    ratio: float
+    ratio: float | None
     rate_times_steps: float | None
 
 
@@ -165,7 +165,8 @@ def break_even(
             every_step = steps / now  # times as active: every neuron fires in every step
             cheaper = excess(every_step) < 0
             rate = float(steps) if cheaper else now * _root(excess, every_step)
-        ratio = dense_pj / spiking_pj(1.0)[accounting]
+        spent = spiking_pj(1.0)[accounting]
+        ratio = dense_pj / spent if spent else None
         found.append(BreakEven(accounting, dense.network, dense.profile, ratio, rate))
     return found[0], found[1]
 

@@ -271,12 +271,17 @@ def parse(text: str, where: str) -> Profile:
     for term in profile.included:
         if term not in TERMS:
             raise ProfileError(f"{where}: included.{term}: expected one of {', '.join(TERMS)}")
+        if term == "synops":
+            raise ProfileError(f"{where}: included.synops: it is what all else is held against")
     if profile.memory is not None:
         sizes = [point.bytes for point in profile.memory.points]
         if sizes != sorted(set(sizes)):
             raise ProfileError(f"{where}: memory.points: expected sizes in rising order")
         for index, point in enumerate(profile.memory.points):
             check_unit(f"{where}: memory.points.{index}.energy", point.energy, "energy", UNITS)
+    chip = profile.figures.get("neurons_per_chip")
+    if chip is not None and min(chip.value, chip.value if chip.low is None else chip.low) <= 0:
+        raise ProfileError(f"{where}: figures.neurons_per_chip: expected more than 0")
     if profile.value("static_power") and not profile.value("step_time"):
         raise ProfileError(f"{where}: figures.step_time: static_power needs a positive step_time")
     if ESSENTIAL not in profile.figures:

@@ -24,7 +24,7 @@ SAME = ("data", "backbone", "split")  # what a bundle and its baselines have in 
 class MeasuredRecord(Record):
     """Accuracy with its 95 % interval, and the bits of the payload."""
 
-    samples: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1, le=1 << 62)]
     accuracy: Fraction
     accuracy_low: Fraction
     accuracy_high: Fraction

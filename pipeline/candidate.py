@@ -55,7 +55,7 @@ class Candidate:
             rate,
         )
         if self.kind == "all_cloud":
-            return replace(whole, edge_ms=0.0, encode_ms=0.0)
+            return replace(whole, edge_ms=0.0)
         if self.kind == "all_edge":
             return replace(whole, encode_ms=0.0, link_ms=0.0, cloud_ms=0.0)
         if self.kind == "baseline":

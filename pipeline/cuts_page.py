@@ -11,7 +11,7 @@ from pipeline import published_gain
 from pipeline.baseline_rows import PRICED_BY, Row
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
-from pipeline.payloads import GROUP
+from pipeline.payloads import GROUP, SIZED
 from pipeline.results import Details, Result
 from pipeline.units import accuracy_text, energy_text
 
@@ -31,9 +31,11 @@ def at_each_cut(page: Sheet, inputs: Inputs) -> None:
     page.paragraph(
         "Raw bits are what the code has before coding, sent bits the mean payload. Times below "
         "fp32 is the feature map in 32-bit floats over the raw bits. The rate is spikes a neuron "
-        f"and step over the whole edge. Edge energies are those of {DIGITAL} on both sides, but "
-        f"for an edge in int8, which takes {PRICED_BY[8]}; modelled. {GROUP} together are our mean "
-        "payload where so many images share a packet; a baseline's bits are always those of one."
+        "and step over the whole edge; T × rate is synaptic ops an image and spiking connection, "
+        "which weighs each neuron by its fan-out. Edge energies are those of "
+        f"{DIGITAL} on both sides, but for an edge in int8, which takes {PRICED_BY[8]}; modelled. "
+        f"{GROUP} together are our mean payload where so many images share a packet, over "
+        f"{SIZED:,} images at most; a baseline's bits are always those of one."
     )
     for number, cut in enumerate(_cuts(inputs)):
         page.table(
@@ -150,13 +152,19 @@ def bits_at_equal_accuracy(row: Row, ours: tuple[Result, ...]) -> list[str | Non
 
 
 def _beside(theirs: float, ours: float | None) -> list[str | None]:
-    return [None, None] if ours is None else [f"{ours:,.1f}", f"{theirs / ours:.3g}"]
+    if ours is None:
+        return [None, None]
+    return [f"{ours:,.1f}", f"{theirs / ours:.3g}" if ours else None]
 
 
 def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -> list[str]:
     """Which baselines at this cut are as accurate with as few bits, and BottleNet's energy."""
     found = [_winners(split, ours, baselines)] if baselines else []
-    priced = [result for result in ours if DIGITAL in result.energy_pj]
+    priced = [
+        result
+        for result in ours
+        if DIGITAL in result.energy_pj and result.energy_pj[DIGITAL].op_only
+    ]
     if priced:
         rivals = (row for row in baselines if f"{row.name},".startswith(f"{published_gain.RIVAL},"))
         for rival in rivals:

@@ -8,8 +8,10 @@ from typing import Any
 
 from measure import link as links
 from measure.interval import wilson_interval
+from measure.link import Link
 from measure.profile import Profile
 from pipeline import cuts_page, decision_figures, plan, run_page, still_figures
+from pipeline.baseline_rows import PRICED_BY
 from pipeline.candidate import Limits
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
@@ -21,11 +23,12 @@ def several(
     page: Sheet,
     inputs: Inputs,
     decided: dict[str, Any],
+    link: Link,
     profile: Profile,
     limits: Limits,
 ) -> None:
     """The decision, and a section for each run that it rests on."""
-    decision(page, inputs, decided, profile, limits)
+    decision(page, inputs, decided, link, profile, limits)
     for index, (_, record) in enumerate(inputs.results):
         assert record.details is not None
         page.heading(run_page.title(record))
@@ -41,16 +44,20 @@ def decision(
     page: Sheet,
     inputs: Inputs,
     decided: dict[str, Any],
+    link: Link,
     profile: Profile,
     limits: Limits,
 ) -> None:
     """The decision as `plan.decide` made it, each cut with its baselines, and the links."""
     rows = decided["candidates"]
     chosen = next((row for row in rows if row["name"] == decided["chosen"]), None)
-    link = links.load(decided["link"]) if decided["link"] in links.names() else None
     limit = "any loss" if limits.max_loss is None else f"at most {limits.max_loss:g} points lost"
-    cuts = "1 cut" if len(inputs.results) == 1 else f"{len(inputs.results)} cuts"
-    page.heading(f"Where to cut: {cuts} compared", 1)
+    bundles, splits = len(inputs.results), len(inputs.splits)
+    page.heading(
+        f"Where to cut: {bundles} bundle{'s'[: bundles > 1]} at {splits} split "
+        f"point{'s'[: splits > 1]}",
+        1,
+    )
     page.paragraph(
         f"{inputs.samples:,} test images of {inputs.data}, link {decided['link']}, profile "
         f"{profile.name}, {limit}. Accuracy, bits and bytes are measured; every energy is "
@@ -73,7 +80,8 @@ def decision(
         )
     if decided["beaten_by"]:
         page.paragraph(
-            "Baselines that are as accurate as the chosen cut and take less energy, by the models: "
+            "Baselines that are as accurate as the chosen cut and take less energy, by the models, "
+            "each on a digital processor instead of this profile's chip: "
             f"{', '.join(decided['beaten_by'])}."
         )
     page.table(
@@ -108,9 +116,12 @@ def decision(
         numeric=8,
     )
     page.paragraph(
-        "◆ on the Pareto front: nothing else is as good in loss, device energy and time at once. "
-        "* some part of the time has no figure (edge steps of this profile, or an unmeasured "
-        "encode or cloud time), so it is a lower bound."
+        f"Our edges, and both halves on the edge, are priced by {profile.name}, those of baselines "
+        f"by {PRICED_BY[32]} or, in int8, {PRICED_BY[8]}. The time is the edge's steps at the "
+        "profile's step time, encoding and the cloud as measured on the host that ran them, and "
+        "the link's own; * some part of it has no figure, so it is a lower bound. "
+        "◆ on the Pareto front: nothing else is as good in loss, device energy and, where all of "
+        "both times is known, time at once."
     )
     for name, field, axis in (
         (
@@ -144,7 +155,7 @@ def decision(
         "Device energy an image: edge by the full accounting, radio while awake.",
     )
     cuts_page.at_each_cut(page, inputs)
-    _links(page, inputs, decided, profile, limits, link)
+    _links(page, inputs, decided, link, profile, limits)
 
 
 def _scatter(
@@ -185,13 +196,13 @@ def _links(
     page: Sheet,
     inputs: Inputs,
     decided: dict[str, Any],
+    link: Link,
     profile: Profile,
     limits: Limits,
-    link: links.Link | None,
 ) -> None:
     page.heading("How the link decides")
     swept = decided["sweep"]
-    own_rate = None if link is None else link.value("uplink_rate")
+    own_rate = link.value("uplink_rate")
     page.figure(
         "link-sweep",
         decision_figures.sweep(

@@ -6,37 +6,36 @@ integer engine, run over both halves on the same images (`verify` proves that al
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from cloud_server.tail import TailEngine
 from lava_edge import netx_file, reference
 from measure import energy
-from measure.counts import count
+from measure.counts import Counts, count
 from measure.dense import DenseEnergy
 from measure.profile import Profile
 from pipeline import details
 from pipeline.codes import code_of
 from pipeline.images import Images
-from pipeline.payloads import grouped_bits
+from pipeline.payloads import SIZED, grouped_bits
 from splitcore import tail
 from splitcore.bundle import Bundle
 from splitcore.codec import context
 from splitcore.codec.registry import codec_with_id, encode_best
+from splitcore.graph import Graph
 from splitcore.splits import ENCODER
 from splitcore.tail import Tail
+from training.baselines import jpeg
 from training.data.dataset import evenly
 
 if TYPE_CHECKING:
     from pipeline.edge import EdgeRun
 
 TIMED = 64  # samples over which a host time is averaged
-SIZED = 1000  # samples whose sizes, as JPEG and as code in groups, are averaged
 JPEG_QUALITY = 75
 
 
@@ -76,7 +75,7 @@ def outcome(
         "wire_bytes_mean": done.mean("wire_bytes"),
         "raw_spike_bits": int(np.prod(manifest.spike_shape)),
         "feature_bits_fp32": feature_bits,
-        "compression_ratio": feature_bits / payload_bits,
+        "compression_ratio": feature_bits / payload_bits if payload_bits else None,
         "energy_pj": {each.name: result.mean_pj() for each, result in energies},
         "details": details.details(
             manifest,
@@ -90,25 +89,27 @@ def outcome(
             input_events=events,
             others=others,
             accuracy_uncut=None if graph.output_name == ENCODER else accuracy,
-            **beyond_the_cut(bundle, test, done, profiles, cloud),
+            **beyond_the_cut(bundle, graph, test, done, profiles, cloud),
         ),
     }
 
 
 def beyond_the_cut(
-    bundle: Bundle, test: Images, done: EdgeRun, profiles: Sequence[Profile], cloud: Tail
+    bundle: Bundle,
+    edge: Graph,
+    test: Images,
+    done: EdgeRun,
+    profiles: Sequence[Profile],
+    cloud: Tail,
 ) -> dict[str, Any]:
     """What the planner needs beside the split itself: the cloud half, times, and the image's size.
 
     encode_us, and cloud_us where the run was timed, are measured on this host. The cloud half's
-    energy is what its spiking layers would take on the edge, modelled from counts of some samples,
+    energy is what its spiking layers would add on the edge, modelled from counts of some samples,
     without its readout.
     """
-    code = done.code_ntchw[evenly(len(test), TIMED)]
-    spikes = reference.run(cloud.graph, code).spikes
-    counts = count(cloud.graph, code, spikes)
-    steps = bundle.manifest.steps
-    events = np.count_nonzero(code, axis=(1, 2, 3, 4))
+    some = evenly(len(test), TIMED)
+    code = done.code_ntchw[some]
     coding = context.of_bundle(bundle)
     encode_best(code[0], coding)  # compilation is not what an image costs
     started = time.perf_counter()
@@ -121,10 +122,14 @@ def beyond_the_cut(
         "cloud_us": done.cloud_us,
         "grouped_bits_mean": grouped_bits(done.code_ntchw[sized], coding),
         "cloud_depth": cloud.graph.depth[cloud.graph.output_name],
-        "cloud_energy_pj": {
-            each.name: energy.energy(cloud.graph, counts, each, steps, events).mean_pj()
-            for each in profiles
-        },
+        "cloud_energy_pj": _added_pj(
+            edge,
+            cloud.graph,
+            done.counts.take(some),
+            code,
+            profiles,
+            np.count_nonzero(test.frames_ntchw[some], axis=(1, 2, 3, 4)),
+        ),
         "codec": codec_with_id(usual).name,
     }
     if bundle.manifest.input_bits and test.images.ndim == 4 and test.images.shape[1] in (1, 3):
@@ -133,11 +138,30 @@ def beyond_the_cut(
     return found
 
 
+def _added_pj(
+    edge: Graph,
+    cloud: Graph,
+    counts: Counts,
+    code_ntchw: np.ndarray,
+    profiles: Sequence[Profile],
+    events: np.ndarray,
+) -> dict[str, dict[str, float]]:
+    """By profile, the energy of both halves on one device less that of the first: they share chips,
+    and the code stays there."""
+    steps = code_ntchw.shape[1]
+    whole = edge.followed_by(cloud)
+    spikes = reference.run(cloud, code_ntchw).spikes
+    together = counts.followed_by(count(cloud, code_ntchw, spikes))
+    found = {}
+    for each in profiles:
+        both = energy.energy(whole, together, each, steps, events).mean_pj()
+        first = energy.energy(edge, counts, each, steps, events).mean_pj()
+        found[each.name] = {name: both[name] - first[name] for name in both}
+    return found
+
+
 def _jpeg_bytes(image_chw: np.ndarray) -> int:
-    """Bytes of the image as JPEG, or raw where that is fewer, as a sender would choose."""
-    pixels = np.moveaxis(image_chw, 0, -1)
-    stream = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
-        stream, "JPEG", quality=JPEG_QUALITY
-    )
-    return min(len(stream.getvalue()), image_chw.size)
+    """Bytes of the image as JPEG, as `training.baselines` charges it, or raw if those are fewer."""
+    pixels = np.ascontiguousarray(np.moveaxis(image_chw, 0, -1))
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return min(len(jpeg.compress(pixels, JPEG_QUALITY)), image_chw.size)

@@ -8,6 +8,7 @@ from splitcore.codec import registry
 from splitcore.codec.context import CodeContext
 
 GROUP = 16  # samples in a payload, beside samples alone
+SIZED = 1000  # samples whose sizes, in groups and as JPEG images, are averaged
 
 
 def grouped_bits(code_ntchw: np.ndarray, known: CodeContext) -> float:

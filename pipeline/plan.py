@@ -108,22 +108,27 @@ def decide(inputs: Inputs, link: Link, profile: Profile, limits: Limits) -> dict
 
 
 def _pareto(found: Sequence[Candidate], link: Link, times: dict[str, Latency]) -> list[str]:
-    """Names that no other candidate beats or equals in loss, energy and time at once."""
+    """Names that no other candidate beats or equals in loss, energy and time at once.
 
-    def cost(candidate: Candidate) -> tuple[float, float, float]:
+    Times of which some part is unknown are left out of it.
+    """
+
+    def cost(candidate: Candidate) -> tuple[float, float, float | None]:
         loss = math.inf if candidate.loss_points is None else candidate.loss_points
-        return loss, candidate.total_uj(link), times[candidate.name].total_ms
+        time = times[candidate.name]
+        return loss, candidate.total_uj(link), None if time.absent else time.total_ms
 
     costs = {candidate.name: cost(candidate) for candidate in found}
     return [
         name
         for name, own in costs.items()
-        if math.isfinite(own[0])
-        and not any(
-            other != own and all(a <= b for a, b in zip(other, own, strict=True))
-            for other in costs.values()
-        )
+        if math.isfinite(own[0]) and not any(_dominates(other, own) for other in costs.values())
     ]
+
+
+def _dominates(one: tuple[float | None, ...], other: tuple[float | None, ...]) -> bool:
+    known = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    return all(a <= b for a, b in known) and any(a < b for a, b in known)
 
 
 def _better(found: Sequence[Candidate], chosen: Candidate, link: Link) -> list[str]:

@@ -26,6 +26,8 @@ def distance(detail: Details, rival: DenseRecord | DenseEnergy) -> str | None:
     if priced is None or not priced.energy_pj.op_only:
         return None
     spent = {term.name: term.energy_pj for term in priced.terms if term.energy_pj}
+    if not spent:
+        return None
     graded, largest = spent.get("macs", 0.0), max(spent, key=lambda name: spent[name])
     text = (
         f"The published gain of this method is {CLAIM:g} times, op-only with 4.6 pJ a MAC and "

@@ -63,8 +63,11 @@ def run(
     profile is one that all results hold; without it the first neuromorphic one. Raises ResultError
     naming file and field, ProfileError, UsageError.
     """
-    if len(result) == 1:
+    chosen_link = links.load(link)
+    if len(result) == 1 and out.suffix != ".md":
         record = results.load(Path(result[0]))
+        if profile is not None:
+            profiles.load(profile)
         page = Page()
         run_page.single(page, record)
         save(page.render(run_page.title(record)), out)
@@ -72,15 +75,15 @@ def run(
     inputs = candidates.load(result)
     chosen_profile = profiles.load(profile or run_page.leading_profile(inputs.results[0][1]))
     limits = Limits(max_loss=max_loss)
-    decided = plan.decide(inputs, links.load(link), chosen_profile, limits)
+    decided = plan.decide(inputs, chosen_link, chosen_profile, limits)
     if out.suffix == ".md":
         page = MarkdownPage(out.stem)
-        decision_page.decision(page, inputs, decided, chosen_profile, limits)
+        decision_page.decision(page, inputs, decided, chosen_link, chosen_profile, limits)
         for name, picture in page.pictures.items():
             save(picture, out.with_name(name))
     else:
         page = Page()
-        decision_page.several(page, inputs, decided, chosen_profile, limits)
+        decision_page.several(page, inputs, decided, chosen_link, chosen_profile, limits)
     save(page.render("Where to cut"), out)
     return {
         "report": str(out),

@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 64 << 20
 Amount = Annotated[float, Field(ge=0, le=1e18)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=1 << 62)]
+AboveZero = Annotated[float, Field(gt=0, le=1e18)]
 Positive = Annotated[int, Field(ge=1, le=1 << 20)]
 Name = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=4000)]
@@ -43,6 +44,12 @@ class Energies(Record):
 
     op_only: Amount
     full: Amount
+
+    @model_validator(mode="after")
+    def _whole(self) -> Energies:
+        if self.full < self.op_only * (1 - 1e-9):
+            raise ValueError(f"full: {self.full:g} is less than op_only, which is part of it")
+        return self
 
 
 class Spread(Record):
@@ -105,7 +112,7 @@ class BreakEvenRecord(Record):
     accounting: Literal["op_only", "full"]
     dense_network: Name
     dense_profile: Name
-    ratio: Amount
+    ratio: Amount | None
     rate_times_steps: Amount | None
 
 
@@ -191,7 +198,7 @@ class Details(Record):
     """What the report draws beyond the promised keys."""
 
     bundle: BundleRecord
-    layers: list[LayerRecord]
+    layers: Annotated[list[LayerRecord], Field(min_length=1)]
     energy: dict[Name, ProfileRecord]
     rate_times_steps: Amount
     dense: list[DenseRecord] = []
@@ -221,7 +228,7 @@ class Result(Record):
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
-    samples: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1, le=1 << 62)]
     steps: Positive
     accuracy_model: Fraction
     accuracy_pipeline: Fraction
@@ -230,9 +237,9 @@ class Result(Record):
     prediction_mismatches: Count
     payload_bits_mean: Amount
     wire_bytes_mean: Amount
-    raw_spike_bits: Amount
+    raw_spike_bits: AboveZero
     feature_bits_fp32: Amount
-    compression_ratio: Amount
+    compression_ratio: Amount | None  # None where the code is silent and nothing is sent
     energy_pj: Annotated[dict[Name, Energies], Field(min_length=1)]
     details: Details | None = None
 

@@ -91,10 +91,15 @@ def sentences(record: Result) -> list[str]:
     )
     bits = (
         f"An image needs {record.payload_bits_mean:,.0f} bits of payload, "
-        f"{record.wire_bytes_mean:,.0f} bytes with everything around it. That is "
-        f"{record.compression_ratio:,.0f} times fewer bits than the feature map in 32-bit floats "
-        f"({record.feature_bits_fp32:,.0f} bits); the raw code has "
-        f"{record.raw_spike_bits:,.0f} bits."
+        f"{record.wire_bytes_mean:,.0f} bytes with everything around it. "
+        + (
+            "The code is silent: no spike was ever sent. "
+            if record.compression_ratio is None
+            else f"That is {record.compression_ratio:,.0f} times fewer bits than the feature map "
+            "in 32-bit floats. "
+        )
+        + f"The feature map has {record.feature_bits_fp32:,.0f} bits, the raw code "
+        f"{record.raw_spike_bits:,.0f}."
     )
     sentences = [
         f"The trained network classifies {100 * record.accuracy_model:.2f} % of these images, the "
@@ -218,7 +223,7 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
             name,
             f"{even.dense_network} ({even.dense_profile})",
             even.accounting.replace("_", "-"),
-            f"{even.ratio:.3g}",
+            "–" if even.ratio is None else f"{even.ratio:.3g}",
             _rate(even),
         ]
         for name, profile in detail.energy.items()

@@ -22,7 +22,7 @@ with decay(x, d) = sign(x) · (|x| · (4096 − d) >> 12). All shapes are channe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -303,6 +303,23 @@ class Graph:
     def source_max(self, source: str) -> int:
         """The largest value an event of this source carries: 1 but for a graded input."""
         return self.input.max_value if source == self.input.name else 1
+
+    def followed_by(self, other: Graph) -> Graph:
+        """One graph of both: this one's output is the other's input. Raises GraphError."""
+        if other.input.message_bits or other.input.shape != self.output_shape:
+            raise GraphError(f"{self.output_name}: its spikes are not the next graph's input")
+        names = {other.input.name: self.output_name}
+        behind = [
+            replace(
+                layer,
+                currents=tuple(
+                    replace(each, source=names.get(each.source, each.source))
+                    for each in layer.currents
+                ),
+            )
+            for layer in other.layers
+        ]
+        return Graph(self.input, (*self.layers, *behind))
 
     @cached_property
     def depth(self) -> dict[str, int]:

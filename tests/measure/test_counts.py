@@ -138,6 +138,14 @@ def test_concatenate_joins_samples_and_totals_add() -> None:
     assert both.total()["relay_events"] == 2 * one.total()["relay_events"] == 32
 
 
+def test_counts_followed_by_others_are_of_both_graphs_layers() -> None:
+    first = Counts(("a", "b"), *(np.arange(6).reshape(3, 2) + k for k in range(len(FIELDS))))
+    both = first.take(np.array([2, 0])).followed_by(Counts(("c",), *(_ones(2, 1) for _ in FIELDS)))
+    assert both.layers == ("a", "b", "c")
+    assert both.spikes.tolist() == [[4, 5, 1], [0, 1, 1]]
+    assert both.relay_events.tolist() == [[8, 9, 1], [4, 5, 1]]
+
+
 def test_concatenate_other_layers_raises() -> None:
     one, other = (Counts((name,), *(_ones(1, 1) for _ in FIELDS)) for name in "ab")
     with pytest.raises(DataError, match="same layers"):

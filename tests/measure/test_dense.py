@@ -6,6 +6,7 @@ from measure import dense, energy, profile, sensitivity
 from measure.counts import count
 from splitcore import spikes
 from splitcore.errors import ProfileError
+from splitcore.graph import Graph
 from tests.measure.test_energy import EVENTS, FRAMES, GRAPH, SPIKES
 from tests.pipeline import example
 
@@ -67,6 +68,16 @@ def test_break_even_full_is_where_both_full_energies_are_equal():
 def test_dense_twin_without_mac_figure_is_refused():
     with pytest.raises(ProfileError, match="mac_energy"):
         dense.dense_energy(GRAPH, profile.load("tianjic"))
+
+
+def test_break_even_of_a_chip_without_a_figure_for_all_that_is_done_has_no_ratio():
+    stem = Graph(GRAPH.input, GRAPH.layers[:1])
+    done = count(stem, FRAMES, {stem.output_name: SPIKES[stem.output_name]})
+    twin = dense.dense_energy(stem, profile.load("cmos45_fp32"))
+    odin = profile.load("odin")
+    op_only, _ = dense.break_even(stem, done, odin, twin, 4, EVENTS)
+    assert done.total()["macs"] > done.total()["synops"] == 0
+    assert (op_only.ratio, op_only.rate_times_steps) == (None, None)
 
 
 def test_mean_only_gives_the_same_means():

@@ -111,6 +111,19 @@ def test_load_static_power_without_step_time_is_refused(tmp_path):
         profile.load(written(tmp_path, own(figures={"static_power": power})))
 
 
+@pytest.mark.parametrize("change", [{"value": 0}, {"low": 0, "high": 9e5}])
+def test_load_a_chip_without_neurons_is_refused(tmp_path, change):
+    figures = json.loads((profile.FOLDER / "loihi1.json").read_text())["figures"]
+    figures["neurons_per_chip"].update(change)
+    with pytest.raises(ProfileError, match=r"figures\.neurons_per_chip: expected more than 0"):
+        profile.load(written(tmp_path, own(figures=figures)))
+
+
+def test_load_with_the_synaptic_operation_in_another_figure_is_refused(tmp_path):
+    with pytest.raises(ProfileError, match=r"included\.synops"):
+        profile.load(written(tmp_path, own(included={"synops": "in the MACs"})))
+
+
 def test_load_buffers_out_of_order_are_refused(tmp_path):
     memory = own()["memory"]
     memory["points"].reverse()

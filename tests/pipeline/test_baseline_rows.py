@@ -290,7 +290,7 @@ def test_report_as_markdown_holds_the_decision_and_nothing_from_names_is_markup(
     out = tmp_path / "cuts.md"
     report.run([*files, beside(tmp_path)], out)
     text = out.read_text()
-    assert text.startswith("# Where to cut: 2 cuts compared\n")
+    assert text.startswith("# Where to cut: 2 bundles at ")
     assert "## At each cut" in text
     assert "a\\|b" in text
     tables = [line for line in text.splitlines() if line.startswith("| ")]

@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lava_edge import netx_file, reference
 from lava_edge.uplink import Answer
-from measure import profile
+from measure import energy, profile
 from measure.counts import count
 from pipeline import images, outcome, plan, results
 from pipeline.edge import EdgeRun
@@ -75,6 +76,36 @@ def test_outcome_of_a_run_with_one_flipped_spike_says_so(finished):
     damaged = EdgeRun(wrong, done.counts, done.answers)
     found = outcome.outcome(bundle, test, damaged, [profile.load("loihi1")])
     assert found["mismatched_spikes"] == 1
+
+
+def test_both_halves_on_one_device_share_its_chips_and_keep_the_code(finished):
+    bundle, test, done = finished
+    loihi = profile.load("loihi1")
+    edge, cloud = netx_file.load(bundle.edge_path), tail.load(bundle.cloud_path).graph
+    spikes = reference.run(edge.followed_by(cloud), test.frames_ntchw).spikes
+    whole = edge.followed_by(cloud)
+    events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
+    counts = count(whole, test.frames_ntchw, spikes)
+    both = energy.energy(whole, counts, loihi, 4, events).mean_pj()
+    first = energy.energy(edge, done.counts, loihi, 4, events).mean_pj()
+    found = outcome.outcome(*finished, [loihi])["details"]["cloud_energy_pj"]["loihi1"]
+    assert found == pytest.approx({name: both[name] - first[name] for name in both})
+    alone = energy.energy(
+        cloud,
+        count(cloud, done.code_ntchw, reference.run(cloud, done.code_ntchw).spikes),
+        loihi,
+        4,
+        np.count_nonzero(done.code_ntchw, axis=(1, 2, 3, 4)),
+    ).mean_pj()
+    assert found["op_only"] == pytest.approx(alone["op_only"])
+    assert 0 < found["full"] < alone["full"]  # a whole chip less
+
+
+def test_outcome_of_a_code_that_never_fires_has_no_ratio(finished):
+    bundle, test, done = finished
+    silent = tuple(replace(answer, payload_bits=0) for answer in done.answers)
+    run = EdgeRun(np.zeros_like(done.code_ntchw), done.counts, silent)
+    assert outcome.outcome(bundle, test, run, [profile.load("loihi1")])["compression_ratio"] is None
 
 
 def test_sizes_as_jpeg_are_of_images_spread_over_all(finished, monkeypatch):

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
+from measure import link
 from measure.profile import FOLDER
-from pipeline import plan, report
+from pipeline import decision_figures, plan, report
 from splitcore.errors import ProfileError, ResultError, UsageError
 from tests.pipeline import browser, example
 
@@ -27,7 +28,7 @@ def written(tmp_path, name, accuracy, wire_bytes, full_pj, **details):
 #   early   1 + 800 × 2.321657 = 1858.3        94.0 %, 2 points lost
 #   middle 40 + 200 × 2.321657 =  504.3        95.5 %, 0.5 points lost
 #   late  300 +  60 × 2.321657 =  439.3        93.0 %, 3 points lost
-#   cloud   0 + 900 × 2.321657 = 2089.5        96.0 %, the reference
+#   cloud   0 + 950 × 2.321657 = 2205.6        96.0 %, the reference; 50 bytes are the envelope
 @pytest.fixture
 def files(tmp_path):
     known = {"accuracy_uncut": 0.96, "input_bytes_mean": 900.0}
@@ -48,7 +49,8 @@ def test_plan_with_two_points_to_lose_chooses_the_middle(files):
     table = rows(result)
     assert f"{table['early']['total_uj']:.1f}" == "1858.3"
     assert f"{table['middle']['total_uj']:.1f}" == "504.3"
-    assert f"{table['all in the cloud']['total_uj']:.1f}" == "2089.5"
+    assert f"{table['all in the cloud']['total_uj']:.1f}" == "2205.6"
+    assert table["all in the cloud"]["latency_absent"] == ["encode", "cloud"]
     assert table["late"]["why"] == "loses 3.00 points, 2 allowed"
     assert "3.68 times" in table["early"]["why"]
 
@@ -208,3 +210,28 @@ def test_report_of_one_result_file_is_the_page_of_that_result(files, tmp_path):
         "chosen": None,
     }
     assert 'id="raster"' in (tmp_path / "one.html").read_text()
+
+
+def test_report_draws_the_rate_of_the_users_own_link(files, tmp_path, monkeypatch):
+    mine = json.loads((link.FOLDER / "wifi.json").read_text())
+    mine["figures"]["uplink_rate"]["value"] = 2.0
+    path = tmp_path / "mine.link"
+    path.write_text(json.dumps(mine))
+    drawn, whole = [], decision_figures.sweep
+    monkeypatch.setattr(decision_figures, "sweep", lambda *a: drawn.append(a[-1]) or whole(*a))
+    report.run(files, tmp_path / "report.html", link=path)
+    assert drawn == [2.0]
+
+
+def test_report_of_one_result_is_a_decision_too_where_markdown_is_asked_for(files, tmp_path):
+    report.run(files[:1], tmp_path / "one.md")
+    assert (
+        (tmp_path / "one.md").read_text().startswith("# Where to cut: 1 bundle at 1 split point\n")
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"link": "nosuch"}, {"profile": "nosuch"}])
+def test_report_of_one_result_refuses_links_and_profiles_that_are_not(files, tmp_path, wrong):
+    with pytest.raises(ProfileError, match="nosuch"):
+        report.run(files[:1], tmp_path / "one.html", **wrong)
+    assert not (tmp_path / "one.html").exists()

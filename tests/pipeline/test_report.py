@@ -58,10 +58,20 @@ def test_write_without_details_still_tells_the_numbers(tmp_path):
     assert 'id="energy"' in text
 
 
+def test_write_of_a_silent_code_says_so(tmp_path):
+    silent = {**example.result(), "payload_bits_mean": 0, "compression_ratio": None}
+    text = report.write(silent, tmp_path / "report.html").read_text()
+    assert "The code is silent: no spike was ever sent." in text
+
+
 @pytest.mark.parametrize(
     ("path", "value", "field"),
     [
         (("samples",), 0, "samples"),
+        (("samples",), 10**400, "samples"),
+        (("raw_spike_bits",), 0, "raw_spike_bits"),
+        (("energy_pj", "loihi1"), {"op_only": 2, "full": 1}, "energy_pj.loihi1.*less than op_only"),
+        (("details", "layers"), [], "details.layers"),
         (("accuracy_pipeline",), 1.5, "accuracy_pipeline"),
         (("payload_bits_mean",), float("nan"), "payload_bits_mean"),
         (("energy_pj", "loihi1", "full"), -1, "energy_pj.loihi1.full"),

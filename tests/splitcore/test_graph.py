@@ -147,3 +147,18 @@ def test_graph_output_is_its_last_layer():
 def test_graph_without_layers_passes_its_input_on():
     graph = Graph(Input((2, 3, 3)), ())
     assert (graph.output_name, graph.output_shape) == ("input", (2, 3, 3))
+
+
+def test_graph_followed_by_another_feeds_it_its_output():
+    behind = Graph(Input((2, 3, 3)), (lif("d", Current("input", Identity(2))),))
+    both = residual().followed_by(behind)
+    assert both.output_name == "d"
+    assert [current.source for current in both.layers[-1].currents] == ["c"]
+    assert both.depth["d"] == 4
+    assert residual().followed_by(Graph(Input((2, 3, 3)), ())).output_name == "c"
+
+
+@pytest.mark.parametrize("entry", [Input((2, 3, 4)), Input((2, 3, 3), 6)])
+def test_graph_followed_by_one_of_another_input_is_refused(entry):
+    with pytest.raises(GraphError, match="c: its spikes are not the next graph's input"):
+        residual().followed_by(Graph(entry, ()))
