@@ -69,8 +69,9 @@ def name_of(block: Block) -> str:
 
 @pytest.fixture
 def reader(tmp_path, digits_bundle) -> Path:
-    """A folder with demo_out/bundle, the small one in place of the demo's."""
+    """A folder with demo_out/bundle, the small one in place of the demo's, and what is shipped."""
     shutil.copytree(digits_bundle, tmp_path / "demo_out" / "bundle")
+    (tmp_path / "netx_exports").symlink_to(ROOT / "netx_exports")
     return tmp_path
 
 
@@ -131,6 +132,18 @@ def test_readme_table_names_every_command_and_no_other():
 
     table = re.findall(r"^\| `spikebottlenet ([a-z]+)", (ROOT / "README.md").read_text(), re.M)
     assert sorted(table) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_every_field_of_a_config_is_in_the_table_of_the_training_page():
+    from training.config import Bottleneck, Config, Data, Model, Recipe
+
+    fields = {name for name in Config.model_fields if name not in {"data", "model", "recipe"}}
+    for part in (Data, Model, Bottleneck, Recipe):
+        fields |= {f"{part.__name__.lower()}.{name}" for name in part.model_fields}
+    fields.remove("bottleneck")
+    rows = re.findall(r"^\| (`.*?)\|", (ROOT / "docs" / "training.md").read_text(), re.M)
+    told = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert fields <= told
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
