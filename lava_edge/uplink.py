@@ -139,7 +139,10 @@ class Uplink:
         self.close()
 
     def close(self) -> None:
-        """End the link. What is unanswered stays in the spill, or else counts as lost."""
+        """End the link. What is unanswered stays in the spill, or else counts as lost.
+
+        A server that does not end the stream within stall_s is left.
+        """
         with self._changed:
             self._closed = True
             self._over.set()
@@ -148,9 +151,14 @@ class Uplink:
                 if self._outbox.pending or not self._stream.welcomed:
                     self._stream.cancel()
             self._changed.notify_all()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+        running = [thread for thread in self._threads if thread.ident is not None]
+        for thread in running:
+            thread.join(self._patience.stall_s)
+        with self._changed:
+            if self._stream is not None:
+                self._stream.cancel()
+        for thread in running:
+            thread.join()
         with self._changed:
             self._give_up()
             if self._outbox.spill is not None:
@@ -324,8 +332,10 @@ class Uplink:
 
     def _keep_connected(self) -> None:
         failures = 0
-        while not self._closed and self._failure is None:
+        while True:
             with self._changed:
+                if self._closed:
+                    return
                 before = self._outbox.progress
                 self._outbox.resend()
                 stream = self._stream = LinkStream(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator
-from concurrent import futures
 
 import grpc
 
 from splitcore import packet
+from tests.scripted import scripted
 
 Meddle = Callable[[bytes, random.Random], list[bytes]]
 
@@ -74,14 +74,5 @@ def meddling(address: str, meddle: Meddle, seed: int = 0) -> Iterator[str]:
                 if context.is_active():
                     context.abort(error.code(), error.details())  # type: ignore[attr-defined]
 
-    server = grpc.server(futures.ThreadPoolExecutor(8, thread_name_prefix="meddler"))
-    handler = grpc.method_handlers_generic_handler(
-        "spikebottlenet.v1.Cloud", {"Stream": grpc.stream_stream_rpc_method_handler(stream)}
-    )
-    server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
+    with scripted(stream) as reached:
+        yield reached
