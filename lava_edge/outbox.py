@@ -99,7 +99,13 @@ class Outbox:
 
     def waiting(self) -> list[int]:
         """Samples without an answer, in memory and in the spill."""
-        return [*self._first, *(self.spill.waiting if self.spill is not None else ())]
+        spilled = self.spill.unanswered if self.spill is not None else ()
+        return list(dict.fromkeys((*self._first, *spilled)))
+
+    @property
+    def owed(self) -> bool:
+        """Whether any sample waits for its answer."""
+        return bool(self._first) or (self.spill is not None and bool(self.spill.unanswered))
 
     @property
     def in_flight(self) -> int:
@@ -114,18 +120,18 @@ class Outbox:
     @property
     def to_disk(self) -> bool:
         """Whether the next sample goes to the spill: memory is full, or others wait there."""
-        return self.spill is not None and (bool(self.spill.waiting) or self.full)
+        return self.spill is not None and (self.full or not self.spill.drained)
 
     def check_new(self, sample: int) -> None:
         """Raise DataError for a sample that is on its way already."""
         if sample in self._first or sample in self.staged:
             raise DataError(f"sample {sample}: is on its way already")
-        if self.spill is not None and sample in self.spill.waiting:
+        if self.spill is not None and sample in self.spill.unanswered:
             raise DataError(f"sample {sample}: waits in the spill already")
 
     def begin(self, samples: range, began: Sequence[float]) -> None:
         """Make room in memory for samples whose packets follow; began: when each was given."""
-        if not self.waiting():
+        if not self.owed:
             self.progress = time.monotonic()
         self._enter(Pending(samples, began))
 
@@ -140,7 +146,7 @@ class Outbox:
     def put(self, packets: list[Packet]) -> None:
         """Whole samples to the spill; lost where that has no room."""
         assert self.spill is not None
-        if not self.waiting():
+        if not self.owed:
             self.progress = time.monotonic()
         if not self.spill.put(packets):
             self._lose(packets[0].samples, "no room in the spill", "no room in the spill")
@@ -149,15 +155,20 @@ class Outbox:
     def refill(self) -> None:
         """Bring samples from the spill while memory has room."""
         while self.spill is not None and not self.full:
-            packets = self.spill.take()
-            if packets is None:
+            taken = self.spill.take()
+            if taken is None:
                 return
-            samples = packets[0].samples
+            samples = taken.samples
+            if not taken.packets:
+                self.spill.answered(samples)
+                self._lose(samples, taken.problem, taken.problem)
+                self.changed.notify_all()
+                continue
             entry = Pending(samples, [time.monotonic()] * len(samples), spilled=True)
             self._enter(entry)
-            for one in packets:
+            for one in taken.packets:
                 entry.add(one, self.digest)
-            self.unsent.append(packets[0].sample)
+            self.unsent.append(samples[0])
 
     def resend(self) -> None:
         """All that has no answer has to be sent (again): a new stream begins."""
@@ -230,7 +241,7 @@ class Outbox:
     def check_outage(self, server: str, outage_s: float) -> None:
         """Raise LinkError when samples have waited that long beside a spill, which keeps them."""
         quiet_s = time.monotonic() - self.progress
-        if self.spill is not None and self.waiting() and quiet_s > outage_s:
+        if self.spill is not None and self.owed and quiet_s > outage_s:
             raise LinkError(
                 f"server {server}: {self.trouble}; unanswered and kept in {self.spill.folder}: "
                 f"{named(self.waiting())}"

@@ -1,12 +1,13 @@
 """A bounded queue of packets on disk, for when the link is down longer than memory lasts.
 
-    folder/00000001.spill   header: magic, bundle digest · records: length, crc32, one sample or
-                            several that travel in one packet
+    folder/00000001.spill   header: magic, bundle digest · records: mark, length, crc32, one sample
+                            or several that travel in one packet
     folder/00000002.spill   …
 
-Segments are written to their end and deleted once every sample in them is answered, so nothing is
-ever changed in place. A process that dies leaves at most a torn last record, which is cut off when
-the folder is opened again; all other records that were not answered are sent again.
+Segments are written to their end and deleted once every sample in them is answered. All that ever
+changes in place is the mark, one byte that says whether a record was answered. A process that dies
+leaves at most a torn last record, which is cut off when the folder is opened again; all other
+records that were not answered are sent again.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, KeysView
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -28,19 +29,35 @@ from splitcore.packet import Packet
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"spikebottlenet-spill-2\n"
+MAGIC = b"spikebottlenet-spill-3\n"
 SEGMENT_BYTES = 1 << 20
-_RECORD = struct.Struct("<II")
+WAITS, ANSWERED = 0x00, 0xFF  # marks; one wrong bit makes neither of them
+_RECORD = struct.Struct("<BII")
 _PACKET = struct.Struct("<QHBBI")
 MAX_RECORD_BYTES = 64 << 20
 
 
-@dataclass
+@dataclass(eq=False)
 class _Segment:
     path: Path
     size: int
-    unanswered: set[int] = field(default_factory=set)
-    read: int = 0  # bytes already handed out
+    unanswered: int = 0  # samples
+
+
+@dataclass(frozen=True, eq=False)
+class _Record:
+    segment: _Segment
+    offset: int
+    samples: range
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A record off the disk. packets: none where it cannot be read any more, `problem` says why."""
+
+    samples: range
+    packets: list[Packet]
+    problem: str = ""
 
 
 class Spill:
@@ -55,7 +72,8 @@ class Spill:
         self._max_bytes = max_bytes
         self._segments: deque[_Segment] = deque()
         self._writer: FileIO | None = None
-        self._waiting: deque[int] = deque()
+        self._untaken: deque[_Record] = deque()
+        self._unanswered: dict[int, _Record] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("*.spill")):
@@ -65,9 +83,14 @@ class Spill:
         self._number = int(self._segments[-1].path.stem) if self._segments else 0
 
     @property
-    def waiting(self) -> tuple[int, ...]:
-        """Samples on disk that `take` has not handed out, oldest first."""
-        return tuple(self._waiting)
+    def unanswered(self) -> KeysView[int]:
+        """Samples on disk without an answer, handed out or not, oldest first."""
+        return self._unanswered.keys()
+
+    @property
+    def drained(self) -> bool:
+        """Whether `take` has handed out everything."""
+        return not self._untaken
 
     @property
     def bytes_used(self) -> int:
@@ -92,38 +115,50 @@ class Spill:
         except OSError as error:
             log.warning("spill: %s: %s", self.folder, error.strerror)
             return False
-        segment.size += len(raw)
         self._enter(segment, packets)
+        segment.size += len(raw)
         return True
 
-    def take(self) -> list[Packet] | None:
+    def take(self) -> Taken | None:
         """The oldest record not yet handed out; it stays on disk until `answered`."""
-        for segment in self._segments:
-            if segment.read < segment.size:
-                with segment.path.open("rb") as file:
-                    file.seek(segment.read)
-                    packets, segment.read = next(_records(file, segment.read), ([], 0))
-                if not packets:
-                    raise LinkError(f"spill: {segment.path}: changed by somebody else")
-                for _ in packets[0].samples:
-                    self._waiting.popleft()
-                return packets
-        return None
+        if not self._untaken:
+            return None
+        record = self._untaken.popleft()
+        problem = "changed by somebody else"
+        try:
+            with record.segment.path.open("rb") as file:
+                file.seek(record.offset)
+                packets, _, _ = next(_records(file, record.offset), ([], False, 0))
+            if packets and packets[0].samples == record.samples:
+                return Taken(record.samples, packets)
+        except OSError as error:
+            problem = str(error.strerror)
+        return Taken(record.samples, [], f"spill: {record.segment.path}: {problem}")
 
     def answered(self, samples: range) -> None:
         """Forget what was one record; a segment goes when its last one does."""
-        for segment in self._segments:
-            if samples[0] in segment.unanswered:
-                segment.unanswered.difference_update(samples)
-                break
-        while self._segments and not self._segments[0].unanswered:
-            if len(self._segments) == 1:
-                self._close_writer()
-            self._segments.popleft().path.unlink(missing_ok=True)
+        self._forget(self._unanswered[samples[0]])
 
     def _enter(self, segment: _Segment, packets: list[Packet]) -> None:
-        segment.unanswered.update(packets[0].samples)
-        self._waiting += packets[0].samples
+        record = _Record(segment, segment.size, packets[0].samples)
+        self._untaken.append(record)
+        self._unanswered.update(dict.fromkeys(record.samples, record))
+        segment.unanswered += len(record.samples)
+
+    def _forget(self, record: _Record) -> None:
+        for sample in record.samples:
+            del self._unanswered[sample]
+        record.segment.unanswered -= len(record.samples)
+        try:
+            with record.segment.path.open("r+b") as file:
+                file.seek(record.offset)
+                file.write(bytes([ANSWERED]))
+            while self._segments and not self._segments[0].unanswered:
+                if len(self._segments) == 1:
+                    self._close_writer()
+                self._segments.popleft().path.unlink(missing_ok=True)
+        except OSError as error:  # what is not marked is sent again by the next run, no worse
+            log.warning("spill: %s: %s", record.segment.path, error.strerror)
 
     def close(self) -> None:
         """Write through to the disk. What was not answered stays for the next time."""
@@ -141,7 +176,7 @@ class Spill:
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        segment = _Segment(path, len(self._header), read=len(self._header))
+        segment = _Segment(path, len(self._header))
         self._writer = path.open("ab", buffering=0)
         self._segments.append(segment)
         return segment
@@ -160,14 +195,15 @@ class Spill:
             header = file.read(len(self._header))
             if len(header) == len(self._header) and header != self._header:
                 raise LinkError(
-                    f"spill: {path}: holds samples of another bundle; deliver them with that "
-                    "bundle, or remove the file"
+                    f"spill: {path}: holds samples of another bundle or release; deliver them "
+                    "with that, or remove the file"
                 )
-            segment = _Segment(path, len(self._header), read=len(self._header))
+            segment = _Segment(path, len(self._header))
             if header == self._header:
-                for packets, end in _records(file, len(self._header)):
+                for packets, answered, end in _records(file, segment.size):
+                    if not answered:
+                        self._enter_recovered(segment, packets)
                     segment.size = end
-                    self._enter(segment, packets)
         if not segment.unanswered:
             path.unlink()
             return
@@ -176,20 +212,29 @@ class Spill:
             os.truncate(path, segment.size)
         self._segments.append(segment)
 
+    def _enter_recovered(self, segment: _Segment, packets: list[Packet]) -> None:
+        """Of two records with one sample the first was answered and could not be marked."""
+        samples = packets[0].samples
+        for record in {self._unanswered[k] for k in samples if k in self._unanswered}:
+            self._untaken.remove(record)
+            self._forget(record)
+        self._enter(segment, packets)
+
 
 def _record(packets: list[Packet]) -> bytes:
     body = b"".join(
         _PACKET.pack(one.sample, one.step, one.codec, one.more, len(one.payload)) + one.payload
         for one in packets
     )
-    return _RECORD.pack(len(body), zlib.crc32(body)) + body
+    return _RECORD.pack(WAITS, len(body), zlib.crc32(body)) + body
 
 
-def _records(file: BinaryIO, offset: int) -> Iterator[tuple[list[Packet], int]]:
-    """Records' packets with the offset behind each, up to the first that is not whole."""
+def _records(file: BinaryIO, offset: int) -> Iterator[tuple[list[Packet], bool, int]]:
+    """Records' packets, whether they were answered, and the offset behind each, up to the first
+    that is not whole."""
     while len(head := file.read(_RECORD.size)) == _RECORD.size:
-        length, crc = _RECORD.unpack(head)
-        if length > MAX_RECORD_BYTES:
+        mark, length, crc = _RECORD.unpack(head)
+        if mark not in (WAITS, ANSWERED) or length > MAX_RECORD_BYTES:
             return
         body = file.read(length)
         if len(body) != length or zlib.crc32(body) != crc:
@@ -201,7 +246,7 @@ def _records(file: BinaryIO, offset: int) -> Iterator[tuple[list[Packet], int]]:
             return
         if not packets:
             return
-        yield packets, offset
+        yield packets, mark == ANSWERED, offset
 
 
 def _packets(body: bytes) -> list[Packet]:

@@ -257,7 +257,7 @@ class Uplink:
         outbox = self._outbox
         while True:
             with self._changed:
-                while not outbox.answers and outbox.waiting() and self._failure is None:
+                while not outbox.answers and outbox.owed and self._failure is None:
                     self._changed.wait(0.5)
                     outbox.check_outage(self.server, self._patience.outage_s)
                 if not outbox.answers:
@@ -371,7 +371,7 @@ class Uplink:
         self._give_up()
         lost = list(outbox.lost)[already:]
         self._told = len(outbox.lost)
-        kept = outbox.spill.waiting if outbox.spill is not None else ()
+        kept = tuple(outbox.spill.unanswered) if outbox.spill is not None else ()
         what = f"server {self.server}: {why}"
         what += f"; lost {named(lost)}" if lost else ""
         what += f"; kept on disk {named(kept)}" if kept else ""

@@ -2,16 +2,23 @@
 
 import errno
 import os
+import shutil
+import tracemalloc
+from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 from lava_edge import spill as spills
+from lava_edge.outbox import Outbox
 from lava_edge.spill import Spill
 from lava_edge.uplink import Patience, Uplink
+from splitcore import packet
 from splitcore.errors import LinkError
 from splitcore.packet import Packet
 from tests.link import QUICK, Relay, check_answers, cloud, collect
+from tests.scripted import scripted
 from tests.tiny_bundle import make_bundle, random_code
 
 DIGEST = bytes(32)
@@ -46,8 +53,9 @@ def together(sample, more, payload=b"payload"):
 
 def taken(spill):
     found = []
-    while (packets := spill.take()) is not None:
-        found.append(packets)
+    while (record := spill.take()) is not None:
+        assert record.problem == ""
+        found.append(record.packets)
     return found
 
 
@@ -56,12 +64,10 @@ def test_samples_come_out_in_the_order_they_went_in(opened, tmp_path):
     steps = [Packet(2, step, 1, bytes([step])) for step in (1, 2, 3)]
     for packets in (one(5), steps, together(7, 2), one(1)):
         assert spill.put(packets)
-    assert spill.waiting == (5, 2, 7, 8, 9, 1)
-    assert spill.take() == one(5)
-    assert spill.take() == steps
-    assert spill.waiting == (7, 8, 9, 1)
-    assert taken(spill) == [together(7, 2), one(1)]
-    assert spill.waiting == ()
+    assert not spill.drained
+    assert taken(spill) == [one(5), steps, together(7, 2), one(1)]
+    assert spill.drained
+    assert list(spill.unanswered) == [5, 2, 7, 8, 9, 1]
 
 
 def test_answered_samples_free_their_segments(opened, tmp_path, monkeypatch):
@@ -83,8 +89,101 @@ def test_unanswered_samples_are_there_after_the_process_died(opened, tmp_path):
         first.put(one(sample))
     first.take()
     second = opened()  # the first was never closed
-    assert second.waiting == (0, 1, 2, 3)
+    assert list(second.unanswered) == [0, 1, 2, 3]
     assert taken(second) == [one(k) for k in range(4)]
+
+
+def test_answered_samples_are_not_there_again_after_the_process_died(opened, tmp_path):
+    first = opened()
+    for packets in (one(0), together(1, 2), one(4), one(5)):
+        first.put(packets)
+    taken(first)
+    first.answered(range(1, 4))
+    first.answered(range(4, 5))
+    second = opened()  # the first was never closed
+    assert list(second.unanswered) == [0, 5]
+    assert taken(second) == [one(0), one(5)]
+    second.answered(range(1))
+    second.answered(range(5, 6))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_is_there_twice_is_handed_out_once(opened, tmp_path):
+    spill = opened()
+    for sample in range(3):
+        spill.put(one(sample))
+    (path,) = tmp_path.iterdir()
+    shutil.copy(path, path.with_name("00000009.spill"))
+    again = opened()
+    assert list(again.unanswered) == [0, 1, 2]
+    assert taken(again) == [one(0), one(1), one(2)]
+
+
+def test_file_that_cannot_be_removed_does_not_matter(opened, tmp_path, monkeypatch):
+    spill = opened()
+    spill.put(one(1))
+    taken(spill)
+
+    def refused(self, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        spill.answered(range(1, 2))
+    assert list(spill.unanswered) == []
+    assert list(opened().unanswered) == []
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"else")])
+def test_samples_whose_file_is_gone_are_lost_by_id(bundle, tmp_path, spoil):
+    with Uplink("127.0.0.1:1", bundle, spill=tmp_path, group=2, max_pending=2) as uplink:
+        for sample, code in enumerate(random_code(6)):
+            uplink.send(sample, code)
+    with cloud([bundle]) as server:
+        uplink = Uplink(server.address, bundle, spill=tmp_path, patience=QUICK)
+        (path,) = tmp_path.iterdir()
+        spoil(path)
+        with uplink:
+            with pytest.raises(LinkError, match=r"spill: .*; lost 6 samples: .*[0-5]$"):
+                list(uplink.answers())
+            assert sorted(uplink.lost) == [0, 1, 2, 3, 4, 5]
+            assert uplink.waiting == ()
+
+
+def test_sending_while_much_waits_on_disk_costs_no_more(bundle, tmp_path):
+    spill = Spill(tmp_path, DIGEST)
+    outbox = Outbox(DIGEST, 4, 8, spill)
+    for sample in range(20_000):
+        spill.put(one(sample))
+    tracemalloc.start()
+    with outbox.changed:
+        outbox.check_new(20_000)
+        assert outbox.to_disk
+        outbox.put(one(20_000))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    spill.close()
+    assert peak_bytes < 20_000  # nothing was copied that has an entry for each of them
+
+
+def test_server_that_refuses_is_told_with_what_stays_on_disk(bundle, tmp_path):
+    with Uplink("127.0.0.1:1", bundle, spill=tmp_path) as uplink:
+        for sample, code in enumerate(random_code(3)):
+            uplink.send(sample, code)
+    assert uplink.waiting == (0, 1, 2)
+
+    def refuses(received, context):
+        next(received)
+        yield packet.pack_welcome(64)
+        next(received)  # all is handed out of the spill
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another bundle now")
+
+    with scripted(refuses) as address:
+        with Uplink(address, bundle, spill=tmp_path, patience=QUICK) as uplink:
+            with pytest.raises(LinkError, match="now; kept on disk 3 samples: 0, 1, 2"):
+                list(uplink.answers())
+            assert uplink.lost == ()
+            assert uplink.waiting == (0, 1, 2)
 
 
 @pytest.mark.parametrize("cut", range(1, 30))
@@ -100,7 +199,7 @@ def test_torn_end_is_cut_off_and_the_rest_kept(opened, tmp_path, cut):
     assert again.put(one(3))
     assert taken(again) == [one(3)]
     again.close()
-    assert opened().waiting == (1, 3)
+    assert list(opened().unanswered) == [1, 3]
 
 
 def test_changed_byte_never_gives_another_sample(opened, tmp_path):
