@@ -94,6 +94,18 @@ def stream(
     return EdgeRun(code_ntchw, concatenate(counts), ordered, cloud_us)
 
 
+def deliver(bundle: Bundle, server: str, spill: Path, **security: Any) -> int:
+    """Send what earlier runs left in the spill; how many samples were answered.
+
+    Raises LinkError naming those that were lost, or stay where they are.
+    """
+    uplink = Uplink(server, bundle, spill=spill, **security)
+    if not uplink.waiting:
+        return 0
+    with uplink:
+        return sum(1 for _ in uplink.answers())
+
+
 def cloud_time_us(bundle: Bundle, code_ntchw: np.ndarray, server: str, **security: Any) -> float:
     """The cloud's mean time from a sample's arrival to its answer, by its own clock, without queue.
 
@@ -117,6 +129,7 @@ def run(
     model: str = "leaf",
     live: bool = False,
     group: int = 1,
+    spill: Path | None = None,
     result: Path | None = None,
     profiles: Sequence[str] = (),
     baselines: Sequence[Path] = (),
@@ -124,6 +137,8 @@ def run(
 ) -> dict[str, Any]:
     """The edge command; `result` is a file for what `plan` and `report` read.
 
+    spill: a folder that keeps what is unanswered while the link is down. What earlier runs left
+    there is delivered before anything of this one is simulated, and counted apart.
     profiles: what the result is priced by beside the usual.
     baselines: files of the `baselines` command that the result's energy is held against.
     """
@@ -139,6 +154,7 @@ def run(
             "--group lets samples wait for each other: leave out --live, which sends each step as "
             "it appears, and --result, which prices a sample sent alone"
         )
+    earlier = 0 if spill is None else deliver(bundle, server, spill, **access)
     with progress_bar() as progress:
         task = progress.add_task("edge", total=len(chosen))
 
@@ -147,7 +163,7 @@ def run(
 
         frames = chosen.frames_ntchw
         if live:
-            done = live_run(bundle, frames, server, advance=advance, **access)
+            done = live_run(bundle, frames, server, advance=advance, spill=spill, **access)
         else:
             done = stream(
                 bundle,
@@ -156,6 +172,7 @@ def run(
                 model=model,
                 group=group,
                 timed=result is not None,
+                spill=spill,
                 advance=advance,
                 **access,
             )
@@ -171,6 +188,7 @@ def run(
         "data": chosen.data,
         "samples": len(chosen),
         "answered": len(answers),
+        "answered_of_earlier_runs": earlier,
         "accuracy": accuracy(labels(answers), chosen.labels_n),
         "code_spikes": int(done.code_ntchw.sum()),
         "payload_bits_mean": mean(answers, "payload_bits"),
@@ -194,6 +212,8 @@ def summary(result: dict[str, Any]) -> str:
         f"{result['wire_bytes_mean']:.0f} bytes on the wire, "
         f"{result['round_trip_us_mean'] / 1000:.1f} ms there and back"
     )
+    if earlier := result["answered_of_earlier_runs"]:
+        text += f"\nbefore them: {earlier} samples that earlier runs had left in the spill"
     if "to_wire_us" in result:
         wait = result["to_wire_us"]
         text += (
