@@ -58,6 +58,7 @@ class LinkStream:
     """Sends what an outbox holds as credit allows, and brings it the replies.
 
     `ending`: all is sent that ever will be; the stream then ends once everything is answered.
+    quiet_since: time.monotonic() of the welcome or of a refusal, whatever else the server says.
     Its fields, like the outbox, belong to who holds the outbox's condition.
     """
 
@@ -76,6 +77,7 @@ class LinkStream:
         self.quiet_since = time.monotonic()
         self._window = 0
         self._ended = False
+        self._error: Exception | None = None  # of our own, in the thread that sends
         self._read = 0  # replies to packets
         self._acked = 0  # of them, as the server was told
 
@@ -86,7 +88,16 @@ class LinkStream:
             self._call.cancel()
 
     def run(self, server: str, access: Access, metadata: tuple[tuple[str, str], ...]) -> Broken:
-        """Connect and serve the outbox until the connection ends. Takes the condition itself."""
+        """Connect and serve the outbox until the connection ends. Takes the condition itself.
+
+        What goes wrong at our end, `on_written` included, is raised as it is.
+        """
+        broken = self._run(server, access, metadata)
+        if self._error is not None:
+            raise self._error
+        return broken
+
+    def _run(self, server: str, access: Access, metadata: tuple[tuple[str, str], ...]) -> Broken:
         changed = self._outbox.changed
         try:
             channel = open_channel(server, access)
@@ -115,8 +126,8 @@ class LinkStream:
         return Broken("it ended the stream")
 
     def _take(self, reply: wire.ToEdge) -> None:
-        self.quiet_since = time.monotonic()
-        if reply.HasField("welcome"):
+        if reply.HasField("welcome") and not self.welcomed:
+            self.quiet_since = time.monotonic()
             self._window = reply.welcome.window
             self.welcomed = True
             self._on_welcome()
@@ -124,10 +135,20 @@ class LinkStream:
         for answer in reply.answers:
             self._outbox.settle(answer)
         for rejected in reply.rejected:
-            self._outbox.reconsider(rejected)
+            if self._outbox.reconsider(rejected):
+                self.quiet_since = time.monotonic()
 
     def _requests(self) -> Iterator[bytes]:
-        """Hello, then packets as credit allows. gRPC runs this in a thread of its own."""
+        """What is sent. gRPC runs this in a thread of its own, where nobody sees an exception."""
+        try:
+            yield from self._outgoing()
+        except Exception as error:
+            with self._outbox.changed:
+                self._error = error
+                self.cancel()
+
+    def _outgoing(self) -> Iterator[bytes]:
+        """Hello, then packets as credit allows."""
         yield packet.pack_hello(self._greeting)
         while (raw := self._next()) is not None:
             yield raw
@@ -156,6 +177,7 @@ class LinkStream:
         parts: list[bytes] = []
         size = 0
         first: Pending | None = None
+        held: list[int] = []  # no credit for them; steps of samples that have theirs go past
         credit = self._window - outbox.in_flight
         while outbox.unsent and size < MESSAGE_BYTES:
             entry = outbox.pending.get(outbox.unsent[0])
@@ -164,12 +186,14 @@ class LinkStream:
                 continue
             if entry.sent == 0:
                 if credit <= 0:
-                    break
+                    held.append(outbox.unsent.popleft())
+                    continue
                 credit -= len(entry.samples)
             first = first or entry
             self._writing.append((entry.packets[entry.sent].sample, entry.packets[entry.sent].step))
             parts.append(entry.take())
             size += len(parts[-1])
+        outbox.unsent.extendleft(reversed(held))
         if first is None:
             return b""
         if self._read - self._acked >= max(1, self._window // 4):

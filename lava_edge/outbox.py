@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lava_edge.spill import Spill
@@ -27,7 +27,7 @@ from splitcore.packet import Packet
 
 log = logging.getLogger(__name__)
 
-MAX_REJECTIONS = 3  # of one sample before it counts as lost
+MAX_REJECTIONS = 3  # sendings refused before a sample counts as lost
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,24 @@ class Answer:
 class Pending:
     """A sample or group on its way: its packets, and what sending them has cost so far.
 
-    began: time.monotonic() at which each sample was given.
+    began: time.monotonic() at which each sample was given; steps: packets of one sent step by step.
     """
 
-    def __init__(self, samples: range, began: Sequence[float], spilled: bool = False) -> None:
-        self.samples, self.began = samples, began
+    def __init__(
+        self, samples: range, began: Sequence[float], steps: int, spilled: bool = False
+    ) -> None:
+        self.samples, self.began, self._steps = samples, began, steps
         self.answers: dict[int, wire.Answer] = {}
         self.packets: list[Packet] = []
         self._messages: list[bytes] = []  # each packet as a ToCloud; joined they are one ToCloud
         self.spilled = spilled
         self.sent = 0  # packets that the present stream has had
         self.payload_bits = self.envelope_bits = self.wire_bytes = self.rejections = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its packets were given, so that an answer can be expected."""
+        return bool(self.packets) and self.packets[-1].step in (0, self._steps)
 
     def add(self, one: Packet, digest: bytes) -> None:
         """One more packet of it."""
@@ -93,6 +100,7 @@ class Outbox:
         self.staged: dict[int, list[Packet]] = {}  # steps of samples that will go to the spill
         self.answers: deque[Answer] = deque()
         self.lost: dict[int, str] = {}  # why, by sample, in order
+        self.untold: dict[int, str] = {}  # of them, those that no error has named yet
         self.trouble = "no answer yet"
         self.progress = time.monotonic()  # of the last answer, or when waiting for one began
         self._steps, self._max_pending = steps, max_pending
@@ -103,9 +111,14 @@ class Outbox:
         return list(dict.fromkeys((*self._first, *spilled)))
 
     @property
+    def expected(self) -> bool:
+        """Whether an answer can come: to a sample in memory that was given whole."""
+        return any(entry.whole for entry in self.pending.values())
+
+    @property
     def owed(self) -> bool:
-        """Whether any sample waits for its answer."""
-        return bool(self._first) or (self.spill is not None and bool(self.spill.unanswered))
+        """Whether any sample that was given whole waits for its answer."""
+        return self.expected or (self.spill is not None and bool(self.spill.unanswered))
 
     @property
     def in_flight(self) -> int:
@@ -129,17 +142,23 @@ class Outbox:
         if self.spill is not None and sample in self.spill.unanswered:
             raise DataError(f"sample {sample}: waits in the spill already")
 
+    def accept(self, sample: int) -> None:
+        """A sample is sent: if it was lost before, it is no longer."""
+        self.lost.pop(sample, None)
+        self.untold.pop(sample, None)
+
     def begin(self, samples: range, began: Sequence[float]) -> None:
         """Make room in memory for samples whose packets follow; began: when each was given."""
-        if not self.owed:
-            self.progress = time.monotonic()
-        self._enter(Pending(samples, began))
+        self._enter(Pending(samples, began, self._steps))
 
     def add(self, sample: int, one: Packet) -> None:
         """One packet of samples that were begun. Rejected meanwhile, they need no more of them."""
         entry = self.pending.get(sample)
         if entry is not None:
+            owed = self.owed
             entry.add(one, self.digest)
+            if entry.whole and not owed:
+                self.progress = time.monotonic()
             self.unsent.append(sample)
             self.changed.notify_all()
 
@@ -149,7 +168,8 @@ class Outbox:
         if not self.owed:
             self.progress = time.monotonic()
         if not self.spill.put(packets):
-            self._lose(packets[0].samples, "no room in the spill", "no room in the spill")
+            log.warning("no room in the spill for %s", named(packets[0].samples))
+            self._lose(packets[0].samples, "no room in the spill")
         self.changed.notify_all()
 
     def refill(self) -> None:
@@ -161,10 +181,12 @@ class Outbox:
             samples = taken.samples
             if not taken.packets:
                 self.spill.answered(samples)
-                self._lose(samples, taken.problem, taken.problem)
+                log.warning("lost %s: %s", named(samples), taken.problem)
+                self._lose(samples, taken.problem)
                 self.changed.notify_all()
                 continue
-            entry = Pending(samples, [time.monotonic()] * len(samples), spilled=True)
+            began = [time.monotonic()] * len(samples)
+            entry = Pending(samples, began, self._steps, spilled=True)
             self._enter(entry)
             for one in taken.packets:
                 entry.add(one, self.digest)
@@ -181,8 +203,10 @@ class Outbox:
         first = self._first.get(answer.sample)
         if first is None:
             return
-        self.progress = time.monotonic()
         entry = self.pending[first]
+        if answer.sample in entry.answers:
+            return
+        self.progress = time.monotonic()
         entry.answers[answer.sample] = answer
         share = len(entry.samples)
         if len(entry.answers) < share:
@@ -202,9 +226,10 @@ class Outbox:
             for sample, began in zip(entry.samples, entry.began, strict=True)
         )
 
-    def reconsider(self, rejected: wire.Rejected) -> None:
+    def reconsider(self, rejected: wire.Rejected) -> bool:
         """A packet arrived damaged: send it again, or count what it held as lost in the end.
 
+        False where it is to be sent again already, because of another of its sample or group.
         Raises PacketError where no such sample waits: the damage may have hit the id, so which one
         to send again is not known, and the stream has to begin afresh.
         """
@@ -212,27 +237,28 @@ class Outbox:
         if first is None:
             raise PacketError("a packet was damaged on its way")
         entry = self.pending[first]
-        if len(entry.samples) > 1 and entry.sent == 0:
-            return  # refused with another sample of its group, it waits to be sent again
+        if entry.sent == 0:
+            return False
         entry.rejections += 1
-        if entry.rejections < MAX_REJECTIONS:
+        # Each step, or each sample of a group, can be refused apart, and some of one sending only
+        # after the next has begun.
+        if entry.rejections < MAX_REJECTIONS * max(len(entry.packets), len(entry.samples)):
             entry.sent = 0
             self.unsent.append(first)
-            return
+            return True
         self._leave(entry)
-        self._lose(entry.samples, f"it refused them ({rejected.reason})", rejected.reason)
+        log.warning("lost %s: %s", named(entry.samples), rejected.reason)
+        self._lose(entry.samples, f"it refused them ({rejected.reason})")
+        return True
 
     def give_up(self) -> None:
         """Keep what is unanswered in the spill where there is one; the rest is lost."""
         for entry in self.pending.values():
-            whole = bool(entry.packets) and len(entry.packets) == (
-                self._steps if entry.packets[0].step else 1
-            )
-            if self.spill is None or not whole:
-                self.lost.update(dict.fromkeys(entry.samples, self.trouble))
+            if self.spill is None or not entry.whole:
+                self._lose(entry.samples, self.trouble)
             elif not entry.spilled:
                 self.put(entry.packets)
-        self.lost.update(dict.fromkeys(self.staged, self.trouble))
+        self._lose(self.staged, self.trouble)
         self.staged.clear()
         self.pending.clear()
         self._first.clear()
@@ -258,20 +284,21 @@ class Outbox:
         if entry.spilled and self.spill is not None:
             self.spill.answered(entry.samples)
 
-    def _lose(self, samples: range, why: str, reason: str) -> None:
+    def _lose(self, samples: Iterable[int], why: str) -> None:
         for sample in samples:
-            log.warning("sample %d is lost: %s", sample, reason)
-            self.lost[sample] = why
+            self.lost[sample] = self.untold[sample] = why
 
 
-def named(samples: list[int] | tuple[int, ...]) -> str:
+def named(samples: Sequence[int]) -> str:
     """Sample ids in words, the first twenty of them."""
     shown = ", ".join(map(str, samples[:20]))
     more = f" and {len(samples) - 20} more" if len(samples) > 20 else ""
     return f"{len(samples)} samples: {shown}{more}" if len(samples) > 1 else f"sample {shown}"
 
 
-def told(lost: list[tuple[int, str]]) -> str:
+def told(lost: dict[int, str]) -> str:
     """Lost samples in words, together where one reason took them."""
-    reasons = dict.fromkeys(why for _, why in lost)
-    return "; ".join(f"{why}; lost {named([s for s, w in lost if w == why])}" for why in reasons)
+    by_reason: dict[str, list[int]] = {}
+    for sample, why in lost.items():
+        by_reason.setdefault(why, []).append(sample)
+    return "; ".join(f"{why}; lost {named(samples)}" for why, samples in by_reason.items())

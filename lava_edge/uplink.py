@@ -106,7 +106,6 @@ class Uplink:
         self._past: dict[int, list[np.ndarray]] = {}  # steps sent of samples not yet complete
         self._gathered: dict[int, _Given] = {}  # what waits for its group to be complete
         self._sending = threading.Lock()  # held by the one thread that adds to what is gathered
-        self._told = 0  # how many of the lost were named in an error already
         self._failure: LinkError | None = None
         self._closed = self._welcomed = False
         self._over = threading.Event()  # closed, or failed
@@ -192,6 +191,7 @@ class Uplink:
             if not joins:
                 self._send_gathered()
             with self._changed:
+                self._outbox.accept(sample)
                 self._gathered[sample] = given
                 complete = len(self._gathered) == self._group
             if complete:
@@ -219,6 +219,7 @@ class Uplink:
                 else:
                     self._wait_for_room()
                     self._outbox.begin(range(sample, sample + 1), [time.monotonic()])
+                self._outbox.accept(sample)
             else:
                 self._check_open()
             if step < steps:
@@ -247,7 +248,8 @@ class Uplink:
     def answers(self) -> Iterator[Answer]:
         """Answers until nothing waits any more. Raises LinkError naming those that got none.
 
-        A group that is not complete is sent first, unless another thread is sending.
+        A sample whose last step was not given yet is not waited for. A group that is not complete
+        is sent first, unless another thread is sending.
         """
         if self._sending.acquire(blocking=False):
             try:
@@ -316,25 +318,47 @@ class Uplink:
         self._outbox.give_up()
 
     def _wait_for_room(self) -> None:
-        """Wait for room in memory."""
-        self._changed.wait_for(
-            lambda: not self._outbox.full or self._closed or self._failure is not None
-        )
+        """Wait for room in memory. Raises LinkError where no answer can ever make any."""
+
+        def decided() -> bool:
+            return not self._outbox.full or self._ended
+
+        limit_s = self._patience.outage_s
+        if not self._changed.wait_for(lambda: decided() or self._outbox.expected, limit_s):
+            raise LinkError(
+                f"uplink: no room: for {limit_s:g} s none of the samples begun was given its last "
+                "step; send fewer at once, or allow more to be pending"
+            )
+        self._changed.wait_for(decided)
         self._check_open()
 
     def _tell_lost(self) -> None:
         if self._failure is not None:
             raise self._failure
-        untold = list(self._outbox.lost.items())[self._told :]
-        self._told = len(self._outbox.lost)
-        if untold:
+        if untold := self._take_untold():
             raise LinkError(f"server {self.server}: {told(untold)}")
 
+    def _take_untold(self) -> dict[int, str]:
+        untold, self._outbox.untold = self._outbox.untold, {}
+        return untold
+
+    @property
+    def _ended(self) -> bool:
+        return self._closed or self._failure is not None
+
     def _keep_connected(self) -> None:
+        try:
+            self._connect_until_ended()
+        except Exception as error:
+            log.exception("the link to %s ends", self.server)
+            with self._changed:
+                self._fail(f"it ended at our end ({type(error).__name__}: {error})")
+
+    def _connect_until_ended(self) -> None:
         failures = 0
         while True:
             with self._changed:
-                if self._closed:
+                if self._ended:
                     return
                 before = self._outbox.progress
                 self._outbox.resend()
@@ -347,15 +371,15 @@ class Uplink:
                 if self._closed:
                     return
                 failures = failures + 1 if self._outbox.progress == before else 0
-                self._outbox.trouble = broken.text
                 if broken.fatal or self._hopeless():
                     self._fail(broken.text)
                     return
-                self._changed.wait_for(lambda: self._closed, self._pause_s(broken, failures))
+                self._outbox.trouble = broken.text
+                self._changed.wait_for(lambda: self._ended, self._pause_s(broken, failures))
 
     def _hopeless(self) -> bool:
         limit_s = self._patience.outage_s if self._welcomed else self._patience.connect_s
-        waits = not self._welcomed or bool(self._outbox.pending)
+        waits = not self._welcomed or self._outbox.expected
         out_s = time.monotonic() - self._outbox.progress
         return self._outbox.spill is None and waits and out_s > limit_s
 
@@ -367,14 +391,15 @@ class Uplink:
 
     def _fail(self, why: str) -> None:
         outbox = self._outbox
-        already = len(outbox.lost)
+        before = self._take_untold()
+        outbox.trouble = why
         self._give_up()
-        lost = list(outbox.lost)[already:]
-        self._told = len(outbox.lost)
+        lost = list(self._take_untold())
         kept = tuple(outbox.spill.unanswered) if outbox.spill is not None else ()
         what = f"server {self.server}: {why}"
         what += f"; lost {named(lost)}" if lost else ""
         what += f"; kept on disk {named(kept)}" if kept else ""
+        what += f"; {told(before)}" if before else ""
         self._failure = LinkError(what)
         self._over.set()
         self._changed.notify_all()
@@ -387,11 +412,15 @@ class Uplink:
         """A connection that makes no progress is cut: blocked calls of gRPC cannot see that."""
         while not self._over.wait(WATCH_S):
             with self._changed:
-                if self._stream is not None and self._stalled(self._stream):
-                    self._stream.cancel()
+                stream = self._stream
+                if stream is None:
+                    if self._hopeless():
+                        self._fail(self._outbox.trouble)
+                elif not stream.cancelled and (self._stalled(stream) or self._hopeless()):
+                    stream.cancel()
 
     def _stalled(self, stream: LinkStream) -> bool:
-        if stream.cancelled or (stream.welcomed and not self._outbox.pending):
+        if stream.welcomed and not self._outbox.expected:
             return False
         limit_s = self._patience.stall_s if stream.welcomed else self._patience.connect_s
         return time.monotonic() - max(stream.quiet_since, self._outbox.progress) > limit_s
