@@ -88,7 +88,7 @@ def test_server_that_says_much_and_answers_nothing_is_given_up(bundle, said, sta
 def test_sample_whose_steps_come_slowly_is_not_the_servers_fault(bundle):
     codes = random_code(2)
     with cloud([bundle]) as server, Relay(server.address) as relay:
-        with Uplink(relay.address, bundle, patience=QUICK) as uplink:
+        with Uplink(relay.address, bundle) as uplink:
             for step in range(STEPS):
                 uplink.send_step(0, step + 1, codes[0][step])
             answers = {a.sample: a.label for a in uplink.answers()}
@@ -129,7 +129,7 @@ def test_steps_of_a_sample_go_past_new_ones_that_wait_for_credit(bundle):
     codes = random_code(5)
     limits = ServiceLimits(window=1, min_window=1)
     with cloud([bundle], service_limits=limits) as server, Relay(server.address) as relay:
-        with Uplink(relay.address, bundle, patience=QUICK) as uplink:
+        with Uplink(relay.address, bundle) as uplink:
             for step in range(STEPS):
                 for sample, code in enumerate(codes):
                     uplink.send_step(sample, step + 1, code[step])
