@@ -46,6 +46,11 @@ bench = typer.Typer(help="Measure both sides in one run and print the ratio.", n
 app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+LINKS = "3g, 4g, 4g_2021, 5g_low, 5g_mmwave, ble, lora, wifi, or a JSON file."
+PROFILES = (
+    "cmos45_fp32, cmos45_int8, loihi1, loihi2, odin, seneca, spinnaker2, tianjic, truenorth, or a "
+    "JSON file."
+)
 SOURCES = (
     "digits, cifar10, cifar100, nmnist, cifar10dvs, or a folder or zip with train/CLASS and "
     "test/CLASS; default: "
@@ -320,7 +325,11 @@ def edge(
         bool, typer.Option(help="Allow plaintext to other addresses than loopback.")
     ] = False,
     spill: Annotated[
-        Path | None, typer.Option(help="Keep unanswered samples in this folder while offline.")
+        Path | None,
+        typer.Option(
+            help="Keep unanswered samples in this folder while offline; what earlier runs left "
+            "there is delivered first."
+        ),
     ] = None,
     result: Annotated[
         Path | None, typer.Option(help="Also write a result file for `plan` and `report`.")
@@ -363,9 +372,7 @@ def edge(
 @app.command()
 def energy(
     bundle: BundlePath,
-    profile: Annotated[
-        list[str] | None, typer.Option(help="Profile name or JSON file; repeat for more.")
-    ] = None,
+    profile: Annotated[list[str] | None, typer.Option(help=PROFILES + " Repeat for more.")] = None,
     data: Data = None,
     samples: Annotated[int, typer.Option(min=1, help="How many test images.")] = 256,
     baselines: BaselineFiles = None,
@@ -392,8 +399,8 @@ def plan(
     result: Annotated[
         list[Path], typer.Argument(help="Result files of several cuts, and files of `baselines`.")
     ],
-    link: Annotated[str, typer.Option(help="Link name or JSON file.")],
-    profile: Annotated[str, typer.Option(help="Profile name or JSON file.")],
+    link: Annotated[str, typer.Option(help=LINKS)],
+    profile: Annotated[str, typer.Option(help=PROFILES)],
     max_loss: Annotated[
         float | None, typer.Option(help="Most accuracy to lose, in points.")
     ] = None,
@@ -434,10 +441,8 @@ def report(
     out: Annotated[
         Path, typer.Option(help="The HTML file to write; FILE.md: the decision as Markdown.")
     ],
-    link: Annotated[str, typer.Option(help="Link name or JSON file, to decide by.")] = "wifi",
-    profile: Annotated[
-        str | None, typer.Option(help="Profile name or JSON file, to decide by.")
-    ] = None,
+    link: Annotated[str, typer.Option(help=LINKS + " To decide by.")] = "wifi",
+    profile: Annotated[str | None, typer.Option(help=PROFILES + " To decide by.")] = None,
     max_loss: Annotated[float, typer.Option(help="Most accuracy to lose, in points.")] = 2.0,
     as_json: Json = False,
 ) -> None:

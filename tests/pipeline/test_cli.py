@@ -11,8 +11,10 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from pipeline.cli import _answer, app, bench
+from measure import link, profile
+from pipeline.cli import LINKS, PROFILES, SOURCES, _answer, app, bench
 from splitcore.errors import UsageError
+from training.data import sources
 
 
 def _names(group: typer.Typer, *before: str) -> list[tuple[str, ...]]:
@@ -36,6 +38,12 @@ def test_help_of_every_command_teaches(command: tuple[str, ...]) -> None:
     done = _run(*command, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
+
+
+def test_help_names_every_link_and_profile() -> None:
+    assert LINKS.removesuffix(", or a JSON file.").split(", ") == list(link.names())
+    assert PROFILES.removesuffix(", or a JSON file.").split(", ") == list(profile.names())
+    assert all(name in SOURCES for name in sources.NAMES)
 
 
 def test_version_names_the_engines_that_are_installed() -> None:
