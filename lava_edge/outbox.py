@@ -110,6 +110,11 @@ class Outbox:
         spilled = self.spill.unanswered if self.spill is not None else ()
         return list(dict.fromkeys((*self._first, *spilled)))
 
+    def take_untold(self) -> dict[int, str]:
+        """What was lost and named in no error yet, and why; an error will name it now."""
+        untold, self.untold = self.untold, {}
+        return untold
+
     @property
     def expected(self) -> bool:
         """Whether an answer can come: to a sample in memory that was given whole."""

@@ -4,29 +4,27 @@
                  ^ again after a reconnect     │
     answers <────┴── one a sample <────────────┘
 
-One thread holds the connection; it reconnects with jittered backoff and sends again what was not
-answered. A sample is answered once, or named: in `lost` and in the LinkError that ends the wait.
+The connection is made anew where it breaks (`lava_edge.connection`), and what was not answered is
+sent again. A sample is answered once, or named: in `lost` and in the LinkError that ends the wait.
 Time is the monotonic clock throughout, so that setting the wall clock changes nothing.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lava_edge.access import Access, check_server, open_channel
-from lava_edge.link_stream import Broken, LinkStream, Written
-from lava_edge.outbox import Answer, Outbox, named, told
+from lava_edge.access import Access, check_server
+from lava_edge.connection import Connection, Patience
+from lava_edge.link_stream import Written
+from lava_edge.outbox import Answer, Outbox, told
 from lava_edge.spill import Spill
 from splitcore import packet
 from splitcore.bundle import Bundle
@@ -37,21 +35,6 @@ from splitcore.packet import Greeting, Packet
 from splitcore.spikes import check_spikes
 
 __all__ = ["Answer", "Patience", "Uplink"]
-
-log = logging.getLogger(__name__)
-
-BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.05, 2.0
-WATCH_S = 0.1
-
-
-@dataclass(frozen=True)
-class Patience:
-    """In seconds: connect_s for the first welcome, stall_s for any reply before the connection is
-    made anew, outage_s without a single answer while samples wait before they count as lost."""
-
-    connect_s: float = 5.0
-    stall_s: float = 10.0
-    outage_s: float = 30.0
 
 
 class _Given(NamedTuple):
@@ -93,12 +76,9 @@ class Uplink:
             raise UsageError(f"group: expected 1 … {most} samples of this bundle, got {group}")
         self.server = server
         self._group = group
-        self._on_written = on_written
-        self._access = Access(**access)
-        self._metadata = self._access.metadata
-        check_server(server, self._access)
+        rights = Access(**access)
+        check_server(server, rights)
         digest = bytes.fromhex(bundle.digest)
-        self._greeting = Greeting(digest, os.urandom(packet.SESSION_BYTES))
         self._patience = patience or Patience()
         kept = None if spill is None else Spill(spill, digest, spill_bytes)
         self._outbox = Outbox(digest, self._context.shape[0], max_pending, kept)
@@ -106,24 +86,19 @@ class Uplink:
         self._past: dict[int, list[np.ndarray]] = {}  # steps sent of samples not yet complete
         self._gathered: dict[int, _Given] = {}  # what waits for its group to be complete
         self._sending = threading.Lock()  # held by the one thread that adds to what is gathered
-        self._failure: LinkError | None = None
-        self._closed = self._welcomed = False
-        self._over = threading.Event()  # closed, or failed
-        self._stream: LinkStream | None = None
-        self._threads = [
-            threading.Thread(target=self._keep_connected, name="uplink", daemon=True),
-            threading.Thread(target=self._watch, name="uplink-watch", daemon=True),
-        ]
+        self._connection = Connection(
+            server,
+            rights,
+            Greeting(digest, os.urandom(packet.SESSION_BYTES)),
+            self._outbox,
+            self._patience,
+            on_written,
+            self._give_up,
+        )
 
     def __enter__(self) -> Uplink:
-        open_channel(self.server, self._access).close()  # bad files are the caller's error, now
-        self._outbox.progress = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        with self._changed:
-            if self._outbox.spill is None:
-                self._changed.wait_for(lambda: self._welcomed or self._failure is not None)
-            failure = self._failure
+        self._connection.open()
+        failure = self._connection.failure
         if failure is not None:
             self.close()
             raise failure
@@ -142,22 +117,7 @@ class Uplink:
 
         A server that does not end the stream within stall_s is left.
         """
-        with self._changed:
-            self._closed = True
-            self._over.set()
-            if self._stream is not None:
-                self._stream.ending = True
-                if self._outbox.pending or not self._stream.welcomed:
-                    self._stream.cancel()
-            self._changed.notify_all()
-        running = [thread for thread in self._threads if thread.ident is not None]
-        for thread in running:
-            thread.join(self._patience.stall_s)
-        with self._changed:
-            if self._stream is not None:
-                self._stream.cancel()
-        for thread in running:
-            thread.join()
+        self._connection.close()
         with self._changed:
             self._give_up()
             if self._outbox.spill is not None:
@@ -221,7 +181,7 @@ class Uplink:
                     self._outbox.begin(range(sample, sample + 1), [time.monotonic()])
                 self._outbox.accept(sample)
             else:
-                self._check_open()
+                self._connection.check_open()
             if step < steps:
                 self._past[sample] = [*past, code]
             else:
@@ -259,7 +219,7 @@ class Uplink:
         outbox = self._outbox
         while True:
             with self._changed:
-                while not outbox.answers and outbox.owed and self._failure is None:
+                while not outbox.answers and outbox.owed and self._connection.failure is None:
                     self._changed.wait(0.5)
                     outbox.check_outage(self.server, self._patience.outage_s)
                 if not outbox.answers:
@@ -275,7 +235,7 @@ class Uplink:
             return
         one = self._packed(gathered)
         with self._changed:
-            self._check_open()
+            self._connection.check_open()
             if self._outbox.to_disk:
                 self._outbox.put([one])
                 self._gathered.clear()
@@ -289,14 +249,8 @@ class Uplink:
         with self._changed:
             return self._outbox.answers.popleft() if self._outbox.answers else None
 
-    def _check_open(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if self._closed:
-            raise LinkError("uplink: it is closed")
-
     def _check_new(self, sample: int) -> None:
-        self._check_open()
+        self._connection.check_open()
         self._outbox.check_new(sample)
         if sample in self._past or sample in self._gathered:
             raise DataError(f"sample {sample}: is on its way already")
@@ -321,7 +275,7 @@ class Uplink:
         """Wait for room in memory. Raises LinkError where no answer can ever make any."""
 
         def decided() -> bool:
-            return not self._outbox.full or self._ended
+            return not self._outbox.full or self._connection.ended
 
         limit_s = self._patience.outage_s
         if not self._changed.wait_for(lambda: decided() or self._outbox.expected, limit_s):
@@ -330,97 +284,14 @@ class Uplink:
                 "step; send fewer at once, or allow more to be pending"
             )
         self._changed.wait_for(decided)
-        self._check_open()
+        self._connection.check_open()
 
     def _tell_lost(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        if untold := self._take_untold():
+        if self._connection.failure is not None:
+            raise self._connection.failure
+        if untold := self._outbox.take_untold():
             raise LinkError(f"server {self.server}: {told(untold)}")
 
     def _take_untold(self) -> dict[int, str]:
         untold, self._outbox.untold = self._outbox.untold, {}
         return untold
-
-    @property
-    def _ended(self) -> bool:
-        return self._closed or self._failure is not None
-
-    def _keep_connected(self) -> None:
-        try:
-            self._connect_until_ended()
-        except Exception as error:
-            log.exception("the link to %s ends", self.server)
-            with self._changed:
-                self._fail(f"it ended at our end ({type(error).__name__}: {error})")
-
-    def _connect_until_ended(self) -> None:
-        failures = 0
-        while True:
-            with self._changed:
-                if self._ended:
-                    return
-                before = self._outbox.progress
-                self._outbox.resend()
-                stream = self._stream = LinkStream(
-                    self._outbox, self._greeting, self._hello_answered, self._on_written
-                )
-            broken = stream.run(self.server, self._access, self._metadata)
-            with self._changed:
-                self._stream = None
-                if self._closed:
-                    return
-                failures = failures + 1 if self._outbox.progress == before else 0
-                if broken.fatal or self._hopeless():
-                    self._fail(broken.text)
-                    return
-                self._outbox.trouble = broken.text
-                self._changed.wait_for(lambda: self._ended, self._pause_s(broken, failures))
-
-    def _hopeless(self) -> bool:
-        limit_s = self._patience.outage_s if self._welcomed else self._patience.connect_s
-        waits = not self._welcomed or self._outbox.expected
-        out_s = time.monotonic() - self._outbox.progress
-        return self._outbox.spill is None and waits and out_s > limit_s
-
-    def _pause_s(self, broken: Broken, failures: int) -> float:
-        backoff_s = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2 ** min(failures, 10))
-        pause_s = max(broken.pause_s, backoff_s * random.uniform(0.5, 1.0))
-        log.info("link to %s: %s; again in %.2f s", self.server, broken.text, pause_s)
-        return pause_s
-
-    def _fail(self, why: str) -> None:
-        outbox = self._outbox
-        before = self._take_untold()
-        outbox.trouble = why
-        self._give_up()
-        lost = list(self._take_untold())
-        kept = tuple(outbox.spill.unanswered) if outbox.spill is not None else ()
-        what = f"server {self.server}: {why}"
-        what += f"; lost {named(lost)}" if lost else ""
-        what += f"; kept on disk {named(kept)}" if kept else ""
-        what += f"; {told(before)}" if before else ""
-        self._failure = LinkError(what)
-        self._over.set()
-        self._changed.notify_all()
-
-    def _hello_answered(self) -> None:
-        if not self._welcomed:
-            self._welcomed, self._outbox.progress = True, time.monotonic()
-
-    def _watch(self) -> None:
-        """A connection that makes no progress is cut: blocked calls of gRPC cannot see that."""
-        while not self._over.wait(WATCH_S):
-            with self._changed:
-                stream = self._stream
-                if stream is None:
-                    if self._hopeless():
-                        self._fail(self._outbox.trouble)
-                elif not stream.cancelled and (self._stalled(stream) or self._hopeless()):
-                    stream.cancel()
-
-    def _stalled(self, stream: LinkStream) -> bool:
-        if stream.welcomed and not self._outbox.expected:
-            return False
-        limit_s = self._patience.stall_s if stream.welcomed else self._patience.connect_s
-        return time.monotonic() - max(stream.quiet_since, self._outbox.progress) > limit_s

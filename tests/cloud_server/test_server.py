@@ -245,7 +245,7 @@ def test_silent_stream_is_closed_and_the_edge_comes_back(bundle):
     limits = ServerLimits(idle_s=0.05)
     with running([bundle.path], threads=1, limits=limits) as server:
         with Uplink(server.address, bundle, patience=QUICK) as uplink:
-            until(lambda: uplink._stream is None)
+            until(lambda: uplink._connection._stream is None)
             assert len(list(uplink.classify(enumerate(codes)))) == 4
 
 

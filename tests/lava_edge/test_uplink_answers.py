@@ -188,7 +188,7 @@ def test_other_bundle_is_refused_by_name(bundle, tmp_path):
 def test_other_version_is_refused_with_both_versions(bundle, monkeypatch):
     with cloud([bundle]) as server:
         uplink = Uplink(server.address, bundle)
-        object.__setattr__(uplink._greeting, "version", 1)
+        object.__setattr__(uplink._connection._greeting, "version", 1)
         with pytest.raises(LinkError, match="speaks version 2, the other version 1"):
             uplink.__enter__()
 

@@ -95,8 +95,8 @@ def test_sample_whose_steps_come_slowly_is_not_the_servers_fault(bundle):
             for step in range(STEPS):
                 with uplink._changed:  # as if the step before were an hour ago
                     uplink._outbox.progress -= 3600
-                    assert uplink._stream is not None
-                    uplink._stream.quiet_since -= 3600
+                    assert uplink._connection._stream is not None
+                    uplink._connection._stream.quiet_since -= 3600
                 time.sleep(0.3)  # the watch looks some times
                 uplink.send_step(1, step + 1, codes[1][step])
                 if step + 1 < STEPS:
