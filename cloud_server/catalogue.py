@@ -15,7 +15,7 @@ from splitcore import spikes
 from splitcore.bundle import MANIFEST, Bundle, open_bundle
 from splitcore.codec.bitmap import Bitmap
 from splitcore.codec.context import largest_group
-from splitcore.errors import InputError, UsageError
+from splitcore.errors import SpikeBottleNetError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 @dataclass
 class _Folder:
     path: Path
-    seen: tuple[int, int] = (0, 0)  # inode and mtime of the manifest that was looked at last
+    seen: tuple[int, int] = (0, 0)  # inode and mtime of the manifest that is in service
+    refused: str | None = None  # why the one that is there now is not, as it was logged
 
 
 class Catalogue:
@@ -64,7 +65,11 @@ class Catalogue:
         )
 
     async def watch(self, every_s: float) -> None:
-        """For ever: publish new versions, forget old ones that no stream uses any more."""
+        """For ever: publish new versions, forget old ones that no stream uses any more.
+
+        What fails is logged: a version that is refused is tried again at each look, since it may
+        still be on its way into the folder.
+        """
         while True:
             await asyncio.sleep(every_s)
             for folder in self._folders:
@@ -72,20 +77,33 @@ class Catalogue:
             for served in [old for old in self._retired if not old.conversations]:
                 if served.batcher.idle:
                     self._retired.remove(served)
-                    await self._replicas.unload(served.digest.hex())
-                    log.info("bundle forgotten", extra={"bundle": served.name})
+                    await self._forget(served)
 
     async def _look(self, folder: _Folder) -> None:
         stamp = _stamp(folder.path)
         if stamp in (folder.seen, (0, 0)):  # (0, 0): the folder is being replaced right now
             return
-        folder.seen = stamp
         try:
             bundle = await asyncio.to_thread(open_bundle, folder.path)
             if bytes.fromhex(bundle.digest) not in {old.digest for old in self._service.served}:
                 await self.publish(bundle)
-        except InputError as error:  # the version in service goes on
-            log.error("new bundle refused", extra={"path": str(folder.path), "why": str(error)})
+        except Exception as error:  # the version in service goes on
+            why = str(error)
+            if why != folder.refused:
+                folder.refused = why
+                trace = None if isinstance(error, SpikeBottleNetError) else error
+                extra = {"path": str(folder.path), "why": why}
+                log.error("new bundle refused", exc_info=trace, extra=extra)
+        else:
+            folder.seen, folder.refused = stamp, None
+
+    async def _forget(self, served: Served) -> None:
+        try:
+            await self._replicas.unload(served.digest.hex())
+        except Exception as error:
+            log.error("bundle not unloaded", exc_info=error, extra={"bundle": served.name})
+        else:
+            log.info("bundle forgotten", extra={"bundle": served.name})
 
     @property
     def backlog(self) -> int:

@@ -97,8 +97,9 @@ class RayReplicas(Replicas):
 
     async def unload(self, digest: str) -> None:
         """See Replicas."""
-        if self._apps.pop(digest, None) is not None:
+        if digest in self._apps:
             await asyncio.to_thread(serve.delete, _app(digest))
+            del self._apps[digest]  # after it: what could not be deleted, `close` tries again
 
     async def close(self) -> None:
         """See Replicas. Ray itself goes too where we started it."""

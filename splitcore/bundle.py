@@ -154,16 +154,21 @@ def sha256(path: Path) -> str:
 
 def open_bundle(path: Path) -> Bundle:
     """Check manifest and digests. Raises BundleError naming the file and what is wrong."""
+    try:
+        return _checked(path)
+    except OSError as error:  # a file may go at any moment: bundles are replaced while we look
+        raise BundleError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
+
+
+def _checked(path: Path) -> Bundle:
     manifest_path = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle folder")
+    if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{manifest_path}: more than {MAX_MANIFEST_BYTES:,} bytes")
+    raw = manifest_path.read_bytes()
     try:
-        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{manifest_path}: more than {MAX_MANIFEST_BYTES:,} bytes")
-        raw = manifest_path.read_bytes()
         manifest = Manifest.model_validate_json(raw)
-    except OSError as error:
-        raise BundleError(f"{manifest_path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"

@@ -180,12 +180,13 @@ def test_new_version_in_the_folder_is_served_without_dropping_a_call(tmp_path):
         assert (found[0] == expected_scores(random_tail(2), codes[:20])).all()
 
 
-def test_damaged_new_version_leaves_the_old_in_service(tmp_path):
+def test_damaged_new_version_leaves_the_old_in_service(tmp_path, caplog):
     path = tmp_path / "model"
     old = make_bundle(path, seed=1)
     with running([path], threads=1, watch_s=0.02) as server:
         newer = make_bundle(tmp_path / "newer", seed=2)
         (path / "manifest.json").write_bytes((newer.path / "manifest.json").read_bytes())
+        until(lambda: "new bundle refused" in caplog.messages)
         with Uplink(server.address, old) as uplink:
             assert len(list(uplink.classify(enumerate(random_code(20))))) == 20
 

@@ -57,6 +57,18 @@ def test_bundle_with_a_missing_file_is_refused(made, name):
         open_bundle(made.path)
 
 
+@pytest.mark.parametrize("name", bundles.FILES)
+def test_bundle_replaced_while_it_is_opened_is_refused(made, name, monkeypatch):
+    def gone(path):
+        if path.name == name:
+            path.unlink()
+        return sha256(path)
+
+    monkeypatch.setattr(bundles, "sha256", gone)
+    with pytest.raises(BundleError, match=rf"{name}: cannot be read \(No such file"):
+        open_bundle(made.path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,0 +1,154 @@
+"""New versions in a bundle's folder: what is served, what is refused and tried again."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+
+import pytest
+
+from cloud_server.batching import BatchLimits
+from cloud_server.catalogue import Catalogue
+from cloud_server.metrics import Metrics
+from cloud_server.replicas import Replicas
+from cloud_server.service import Service, ServiceLimits
+from splitcore.bundle import open_bundle
+from splitcore.errors import LinkError
+from tests.link import CodeContext, Model
+from tests.tiny_bundle import make_bundle
+
+LOOK_S = 0.001
+
+
+class Stand(Replicas):
+    """Replicas that raise what `no_load` and `no_unload` hold, one a call, before they work."""
+
+    def __init__(self) -> None:
+        self.slots, self.ahead = 1, 0
+        self.no_load: list[Exception] = []
+        self.no_unload: list[Exception] = []
+        self.unloaded: list[str] = []
+
+    async def load(self, bundle):
+        if self.no_load:
+            raise self.no_load.pop(0)
+        return Model(CodeContext(bundle.manifest.spike_shape, bundle.manifest.code_rates))
+
+    async def unload(self, digest):
+        if self.no_unload:
+            raise self.no_unload.pop(0)
+        self.unloaded.append(digest)
+
+    async def close(self):
+        pass
+
+
+class Watched:
+    """A catalogue of one folder that is looked at all the time."""
+
+    def __init__(self, path) -> None:
+        self.replicas = Stand()
+        self.service = Service(ServiceLimits(versions=1), Metrics())
+        self.catalogue = Catalogue([path], self.service, self.replicas, BatchLimits())
+
+    async def serves(self, bundle):
+        """Wait until this version is the one in service."""
+        while [one.digest.hex() for one in self.service.served] != [bundle.digest]:
+            await asyncio.sleep(LOOK_S)
+
+    @contextlib.asynccontextmanager
+    async def watching(self):
+        for bundle in self.catalogue.open():
+            await self.catalogue.publish(bundle)
+        watcher = asyncio.ensure_future(self.catalogue.watch(LOOK_S))
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+
+def refusals(caplog):
+    return [record.why for record in caplog.records if record.message == "new bundle refused"]
+
+
+def run(job):
+    asyncio.run(asyncio.wait_for(job, 60))
+
+
+@pytest.mark.parametrize("error", [LinkError("ray: not there"), RuntimeError("out of memory")])
+def test_version_that_cannot_be_loaded_is_tried_again(tmp_path, caplog, error):
+    async def main():
+        make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            watched.replicas.no_load = [error] * 3
+            await watched.serves(make_bundle(tmp_path / "model", seed=2))
+
+    run(main())
+    assert refusals(caplog) == [str(error)]  # said once, though met three times
+
+
+def test_another_reason_for_a_refusal_is_logged_too(tmp_path, caplog):
+    async def main():
+        make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            watched.replicas.no_load = [LinkError("one"), LinkError("two"), LinkError("two")]
+            await watched.serves(make_bundle(tmp_path / "model", seed=2))
+
+    run(main())
+    assert refusals(caplog) == ["one", "two"]
+
+
+def test_version_copied_file_by_file_is_served_once_it_is_whole(tmp_path, caplog):
+    async def main():
+        make_bundle(tmp_path / "model", seed=1)
+        newer = make_bundle(tmp_path / "newer", seed=2)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            for name in sorted(os.listdir(newer.path)):  # the manifest before the probe
+                shutil.copy(newer.path / name, tmp_path / "model")
+                if name == "manifest.json":
+                    while not refusals(caplog):
+                        await asyncio.sleep(LOOK_S)
+            await watched.serves(newer)
+
+    run(main())
+    assert "copy or export the bundle again" in refusals(caplog)[0]
+
+
+def test_folder_that_goes_while_it_is_looked_at_does_not_end_the_watch(tmp_path, monkeypatch):
+    async def main():
+        make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        looks = []
+
+        def replaced(path):
+            looks.append(path)
+            if len(looks) == 1:
+                raise FileNotFoundError(2, "No such file or directory", str(path))
+            return open_bundle(path)
+
+        async with watched.watching():
+            monkeypatch.setattr("cloud_server.catalogue.open_bundle", replaced)
+            await watched.serves(make_bundle(tmp_path / "model", seed=2))
+
+    run(main())
+
+
+def test_version_that_cannot_be_unloaded_does_not_end_the_watch(tmp_path, caplog):
+    async def main():
+        make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            watched.replicas.no_unload = [RuntimeError("it will not go")]
+            second = make_bundle(tmp_path / "model", seed=2)
+            await watched.serves(second)
+            while "bundle not unloaded" not in caplog.messages:
+                await asyncio.sleep(LOOK_S)
+            await watched.serves(make_bundle(tmp_path / "model", seed=3))
+            while watched.replicas.unloaded != [second.digest]:
+                await asyncio.sleep(LOOK_S)
+
+    run(main())
