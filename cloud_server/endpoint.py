@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.batching import OverloadError
-from cloud_server.exchange import DrainingError, Exchange
+from cloud_server.exchange import DrainingError, Exchange, UnreadError
 from cloud_server.security import Rates, peer_host
 from cloud_server.service import RefusedError, Service, WindowError
 from splitcore import packet, wire_pb2
@@ -32,8 +32,9 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class ServerLimits:
     """What one server gives at most.
 
-    streams at once; seconds for a hello, and of silence before a stream is closed; packets a second
-    and peer (None: no limit); seconds that open calls get when the server stops.
+    streams at once; seconds for a hello, and before a stream is closed that says nothing or whose
+    replies nobody reads; packets a second and peer (None: no limit); seconds that open calls get
+    when the server stops.
     """
 
     streams: int = 512
@@ -113,12 +114,15 @@ class Endpoint:
         await self._server.stop(self.limits.grace_s)
 
     async def sweep(self, every_s: float) -> None:
-        """For ever: close streams that have been silent for too long."""
+        """For ever: close streams that say nothing, or take nothing, for too long."""
+        idle_s = self.limits.idle_s
         while True:
             await asyncio.sleep(every_s)
-            silent = time.monotonic() - self.limits.idle_s
+            silent = time.monotonic() - idle_s
             for exchange in self._streams:
-                if exchange.last_active < silent and not exchange.waits:
+                if exchange.writing_since < silent:
+                    exchange.cut(UnreadError(f"no reply was read for {idle_s:g} s"))
+                elif exchange.last_active < silent and not exchange.waits:
                     exchange.drain()
 
     async def _classify(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
@@ -182,6 +186,8 @@ def _status(error: Exception) -> tuple[str, grpc.StatusCode]:
             return "overload", grpc.StatusCode.RESOURCE_EXHAUSTED
         case WindowError():
             return "window", grpc.StatusCode.RESOURCE_EXHAUSTED
+        case UnreadError():
+            return "unread", grpc.StatusCode.UNAVAILABLE
         case DrainingError():
             return "draining", grpc.StatusCode.UNAVAILABLE
         case _:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Awaitable
 
 import grpc
 
@@ -20,6 +22,10 @@ class DrainingError(Exception):
     """The server is going away; the client should look for it again soon."""
 
 
+class UnreadError(Exception):
+    """A client that takes no replies; it should make its connection anew."""
+
+
 class Exchange:
     """Joins a Conversation to the stream of a gRPC context.
 
@@ -31,6 +37,7 @@ class Exchange:
         self, service: Service, context: grpc.aio.ServicerContext, rates: Rates | None
     ) -> None:
         self.last_active = time.monotonic()
+        self.writing_since = math.inf  # when the write that waits for the client now was begun
         self._service, self._context, self._rates = service, context, rates
         self._replies: list[Reply] = []
         self._ended: Exception | None = None
@@ -38,6 +45,8 @@ class Exchange:
         self._changed = asyncio.Event()
         self._conversation: Conversation | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[Exception | None] | None = None
+        self._cut: Exception | None = None
 
     async def run(self, hello_s: float) -> Exception | None:
         """Serve the stream to its end; returns what it ended with, if not with the client's will.
@@ -56,9 +65,13 @@ class Exchange:
             raise RefusedError(str(error)) from None
         self._conversation = conversation
         self._reader = asyncio.ensure_future(self._read(conversation))
+        self._writer = asyncio.ensure_future(self._write(conversation))
         try:
-            await self._context.write(conversation.welcome())
-            return await self._write(conversation)
+            return await self._writer
+        except asyncio.CancelledError:
+            if self._cut is None:
+                raise
+            return self._cut
         finally:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -70,6 +83,12 @@ class Exchange:
             self._reader.cancel()
         self._ended = self._ended or DrainingError("the server is being stopped")
         self._changed.set()
+
+    def cut(self, error: Exception) -> None:
+        """End with this error now, whatever is still being written."""
+        assert self._writer is not None, "nothing is written before hello"
+        self._cut = error
+        self._writer.cancel()
 
     @property
     def waits(self) -> bool:
@@ -98,16 +117,22 @@ class Exchange:
         self._changed.set()
 
     async def _write(self, conversation: Conversation) -> Exception | None:
+        # By themselves: while they wait behind a welcome that nobody reads, no status can be sent.
+        await self._sent(self._context.send_initial_metadata(()))
+        await self._sent(self._context.write(conversation.welcome()))
         while True:
             await self._changed.wait()
             self._changed.clear()
             while self._replies:
                 ready, self._replies = self._replies[:MAX_REPLIES], self._replies[MAX_REPLIES:]
-                await self._context.write(packet.pack_replies(ready))
-                self.last_active = time.monotonic()
-            if self._replies:
-                continue
+                await self._sent(self._context.write(packet.pack_replies(ready)))
             if self._ended is not None and not isinstance(self._ended, DrainingError):
                 return self._ended
             if conversation.open == 0 and (self._no_more or self._ended is not None):
                 return self._ended
+
+    async def _sent(self, writing: Awaitable[None]) -> None:
+        self.writing_since = time.monotonic()
+        await writing
+        self.writing_since = math.inf
+        self.last_active = time.monotonic()

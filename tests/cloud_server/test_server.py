@@ -229,6 +229,36 @@ def test_client_that_never_reads_is_stopped_at_its_credit(bundle):
             assert len(list(uplink.classify(enumerate(random_code(5))))) == 5
 
 
+@pytest.mark.parametrize("reads", [0, 1])
+def test_client_that_stops_reading_gives_its_stream_back(bundle, reads):
+    digest = bytes.fromhex(bundle.digest)
+    context = CodeContext(bundle.manifest.spike_shape, bundle.manifest.code_rates)
+    codec, payload = encode_best(random_code(1)[0], context)
+    over = threading.Event()
+
+    def requests():
+        yield packet.pack_hello(Greeting(digest, bytes(16)))
+        for sample in range(40):
+            yield packet.pack([Packet(sample, 0, codec, payload)], digest)
+        over.wait(60)
+
+    narrow = (("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0))
+    with cloud([bundle], limits=ServerLimits(idle_s=0.2)) as server:
+        with grpc.insecure_channel(server.address, options=narrow) as channel:
+            call = channel.stream_stream(packet.STREAM)(requests())
+            for _ in range(reads):
+                next(call)
+            until(lambda: server.metric("answers_total", bundle="tiny") == 40)
+            server.call(lambda: server.loop.create_task(server.endpoint.sweep(0.01)))
+            until(lambda: server.metric("errors_total", kind="unread") == 1)
+            until(lambda: server.metric("streams") == 0)
+            with pytest.raises(grpc.RpcError) as ended:  # and when it reads again, it is told
+                list(call)
+            over.set()
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert ended.value.details() == "no reply was read for 0.2 s"
+
+
 def test_slow_client_slows_nobody_else(bundle):
     codes = random_code(200)
     with cloud([bundle]) as server, Relay(server.address) as relay:
