@@ -9,6 +9,7 @@ a new one is published while edges still speak to the old one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from cloud_server.metrics import Metrics
 from cloud_server.predict import Part, Parts, Scored
 from splitcore import packet
 from splitcore.bundle import Manifest
+from splitcore.codec.codec import longest_payload
 from splitcore.errors import PacketError
 from splitcore.packet import Greeting, Packet
 from splitcore.wire_pb2 import Answer, Rejected
@@ -52,13 +54,29 @@ class ServiceLimits:
 
 @dataclass(eq=False)
 class Served:
-    """One bundle version in service; conversations counts the open streams that use it."""
+    """One bundle version in service; conversations counts the open streams that use it.
+
+    step_spikes: how many neurons its code has.
+    """
 
     name: str
     steps: int
+    step_spikes: int
     digest: bytes
     batcher: Batcher
     conversations: int = 0
+
+    def check(self, received: Packet) -> None:
+        """Raise PacketError for what is not worth holding: no step of a sample, too many bytes."""
+        sample, size = received.sample, len(received.payload)
+        if received.step > self.steps:
+            raise PacketError(f"step {received.step} of a sample with {self.steps} steps")
+        steps = 1 if received.step else self.steps * len(received.samples)
+        spikes = steps * self.step_spikes
+        if size > longest_payload(spikes):
+            raise PacketError(
+                f"packet of sample {sample}: {size} bytes are too many for {spikes} spikes"
+            )
 
 
 @dataclass(eq=False)
@@ -87,7 +105,9 @@ class Service:
 
         Streams that are open on a version pushed out go on to their end.
         """
-        self._served[digest] = Served(manifest.name, manifest.steps, digest, batcher)
+        step_spikes = math.prod(manifest.code_shape)
+        served = Served(manifest.name, manifest.steps, step_spikes, digest, batcher)
+        self._served[digest] = served
         versions = [served for served in self._served.values() if served.name == manifest.name]
         pushed_out = versions[: -self.limits.versions]
         for served in pushed_out:
@@ -127,6 +147,7 @@ class Service:
         served = self.find(greeting)
         if received.step or received.more:
             raise PacketError(f"packet of sample {received.sample}: steps and groups need a stream")
+        served.check(received)
         sample, parts = received.sample, (_part(received),)
         known = self.recall(served, greeting.session, sample, hash(parts))
         if known is None:
@@ -253,12 +274,11 @@ class Conversation:
 
     def _assemble(self, received: Packet) -> list[tuple[int, Parts]]:
         """The whole samples that this packet completes; nothing where it completes none."""
+        self.served.check(received)
         step, sample = received.step, received.sample
         if step == 0:
             self._spend(len(received.samples))
             return [(k, (_part(received, k - sample),)) for k in received.samples]
-        if step > self.served.steps:
-            raise PacketError(f"step {step} of a sample with {self.served.steps} steps")
         if sample in self._settled:
             return []
         if sample not in self._partial:

@@ -47,7 +47,6 @@ class Adaptive(Codec):
     ) -> np.ndarray:
         """See Codec."""
         spikes = np.concatenate([past_tchw, np.zeros((steps, *context.shape[1:]), dtype=np.uint8)])
-        range_coder.check_length(self.name, payload, spikes[len(past_tchw) :].size)
         _decode(spikes, len(past_tchw), context.rates_q16, np.frombuffer(payload, dtype=np.uint8))
         return spikes[len(past_tchw) :]
 

@@ -11,6 +11,14 @@ import numpy as np
 from splitcore.codec.context import CodeContext
 
 
+def longest_payload(spikes: int) -> int:
+    """Bytes that no codec's payload of so many spikes and silences exceeds.
+
+    Arithmetic coding sets it: 16 bits for a spike that was all but ruled out, and a little.
+    """
+    return spikes * 17 // 8 + 10
+
+
 class Codec(ABC):
     """Spikes of one or more whole time steps to bytes and back.
 
@@ -18,7 +26,7 @@ class Codec(ABC):
     `past_tchw` holds the steps before those in the payload (zero or more), which both sides have:
     a sample at once has none, a stream has all that came earlier. `decode` returns uint8
     (steps, C, H, W) or raises CodecError; its time and memory depend on the shape and on
-    len(payload) alone.
+    len(payload) alone, and the registry passes on none above `longest_payload`.
     """
 
     id: ClassVar[int]  # travels in every packet; never reused

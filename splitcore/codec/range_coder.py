@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from splitcore.errors import CodecError
+from splitcore.codec.codec import longest_payload
 
 PROBABILITY_BITS = 16
 TOP_BITS = 40
@@ -24,8 +24,8 @@ TAIL_BYTES = TOP_BITS // 8
 
 
 def buffer_for(spikes: int) -> np.ndarray:
-    """Room for the longest payload: a spike costs at most 16 bits and a little."""
-    return np.zeros(spikes * 17 // 8 + 2 * TAIL_BYTES, dtype=np.uint8)
+    """Room for the longest payload."""
+    return np.zeros(longest_payload(spikes), dtype=np.uint8)
 
 
 @numba.njit(cache=True)
@@ -102,10 +102,3 @@ def get(data, at, offset, size, p16):
         at += 1
         size <<= 8
     return bit, at, offset, size
-
-
-def check_length(name: str, payload: bytes, spikes: int) -> None:
-    """Raises CodecError for a payload longer than any that `spikes` spikes need."""
-    longest = len(buffer_for(spikes))
-    if len(payload) > longest:
-        raise CodecError(f"{name}: {len(payload)} bytes are too many for {spikes} spikes")

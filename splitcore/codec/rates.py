@@ -34,10 +34,6 @@ class Rates(Codec):
     ) -> np.ndarray:
         """See Codec."""
         probabilities = _probabilities(context, steps)
-        if len(payload) > 2 * len(probabilities) + 2 * _WORD_BYTES:
-            raise CodecError(
-                f"rates: {len(payload)} bytes are too many for {len(probabilities)} spikes"
-            )
         words = np.frombuffer(payload + bytes(-len(payload) % _WORD_BYTES), dtype=">u4")
         decoder = stream.queue.RangeDecoder(words.astype(np.uint32))
         try:

@@ -9,6 +9,7 @@ decode_many(whole samples, each alone or in a group, context)
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import numpy as np
 from splitcore.codec.adaptive import Adaptive
 from splitcore.codec.bitmap import Bitmap
 from splitcore.codec.bitmap_zstd import BitmapZstd
-from splitcore.codec.codec import Codec
+from splitcore.codec.codec import Codec, longest_payload
 from splitcore.codec.context import CodeContext
 from splitcore.codec.events import Events
 from splitcore.codec.rates import Rates
@@ -113,6 +114,9 @@ def decode(
     codec = codec_with_id(codec_id)
     if not codec.usable(context):
         raise CodecError(f"codec: {codec.name} needs a context model that this bundle has not")
+    places = steps * math.prod(context.shape[1:])
+    if len(payload) > longest_payload(places):
+        raise CodecError(f"{codec.name}: {len(payload)} bytes are too many for {places} spikes")
     spikes = codec.decode(bytes(payload), context, past, steps)
     if codec.recoded and codec.encode(spikes, context, past) != payload:
         raise CodecError(f"{codec.name}: not the bytes that encode these spikes")

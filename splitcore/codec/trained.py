@@ -46,7 +46,6 @@ class Trained(Codec):
     ) -> np.ndarray:
         """See Codec."""
         coming = np.zeros((steps, *context.shape[1:]), dtype=np.uint8)
-        range_coder.check_length(self.name, payload, coming.size)
         spikes_thwc = _channels_last(np.concatenate([past_tchw, coming]))
         data = np.frombuffer(payload, dtype=np.uint8)
         _decode(

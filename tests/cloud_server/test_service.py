@@ -15,6 +15,7 @@ from cloud_server.service import (
     WindowError,
 )
 from splitcore import packet
+from splitcore.codec.codec import longest_payload
 from splitcore.codec.registry import encode_best
 from splitcore.errors import CodecError, PacketError
 from splitcore.packet import Greeting, Packet
@@ -261,6 +262,29 @@ async def test_step_beyond_the_last_is_rejected(bench):
     assert "step 5 of a sample with 4 steps" in bench.replies[0].reason
 
 
+@pytest.mark.parametrize(
+    ("step", "more", "spikes"),
+    [(2, 0, 48), (0, 0, STEPS * 48), (0, 3, 4 * STEPS * 48)],
+    ids=["a step", "a sample", "a group"],
+)
+def test_payload_longer_than_any_codec_writes_is_not_held(bundle, step, more, spikes):
+    async def main():
+        bench = Bench(bundle)
+        longest = longest_payload(spikes)
+        bench.send(Packet(3, step, 1, bytes(longest + 1), more))
+        (refused,) = bench.replies
+        assert refused.reason == (
+            f"packet of sample 3: {longest + 1} bytes are too many for {spikes} spikes"
+        )
+        assert bench.talk._partial == {}
+        assert bench.talk.open == 0
+        bench.send(Packet(4, step, 1, bytes(longest), more))
+        assert bench.talk.open == (0 if step else more + 1)
+        await bench.settle()
+
+    asyncio.run(main())
+
+
 def test_too_many_damaged_packets_end_the_stream(bundle):
     bench = Bench(bundle, window=64, rejected=2)
     damaged = packet.pack([Packet(1, 0, 1, b"?")], bytes(32))
@@ -285,6 +309,8 @@ async def test_unary_request_is_answered(bench):
         await bench.service.classify(packet.pack_request(Packet(1, 1, 1, b"?"), greeting))
     with pytest.raises(PacketError, match="need a stream"):
         await bench.service.classify(packet.pack_request(Packet(1, 0, 1, b"?", 3), greeting))
+    with pytest.raises(PacketError, match="too many for 192 spikes"):
+        await bench.service.classify(packet.pack_request(Packet(1, 0, 1, bytes(999)), greeting))
     with pytest.raises(PacketError):
         await bench.service.classify(b"\xff\xff")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 DIGEST, SESSION = bytes(range(32)), b"s" * 16
-STEPS, WINDOW = 3, 4
+STEPS, STEP_SPIKES, WINDOW = 3, 64, 4
 
 
 class Swallow:
@@ -54,7 +54,7 @@ def one_input(data: bytes) -> None:
         except PacketError:
             continue
     replies: list[Any] = []
-    served = Served("fuzz", STEPS, DIGEST, Swallow())  # type: ignore[arg-type]
+    served = Served("fuzz", STEPS, STEP_SPIKES, DIGEST, Swallow())  # type: ignore[arg-type]
     talk = Conversation(_service(), served, SESSION, replies.extend)
     try:
         while data:
@@ -95,6 +95,7 @@ def seeds() -> list[bytes]:
         message(*steps[::-1]) + message(*steps),
         message(Packet(1, 9, 1, b"x")) + message(whole, acked=1),
         message(whole) * 9,
+        message(Packet(6, 2, 5, bytes(999)), Packet(8, 0, 1, bytes(999))),
         message(Packet(5, 0, 1, b"payload", 2), whole) * 3,
     ]
 
