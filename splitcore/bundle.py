@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from splitcore import spikes
 from splitcore.errors import BundleError, CodecError
+from splitcore.tensors import load_tensors
 from splitcore.whole_folder import whole_folder
 
 MANIFEST, EDGE, CLOUD, PROBE = "manifest.json", "edge.net", "cloud.safetensors", "probe.safetensors"
@@ -122,12 +122,12 @@ class Bundle:
     def probe(self) -> Probe:
         """The frames, spikes and scores recorded at export."""
         path = self.path / PROBE
+        _, tensors = load_tensors(path)
         try:
-            tensors = load_file(str(path))
             frames, scores, labels = (tensors[name] for name in ("frames", "scores", "labels"))
             count = len(labels.reshape(-1))
             code = spikes.unpack(tensors["code"].tobytes(), (count, *self.manifest.spike_shape))
-        except (OSError, SafetensorError, KeyError, TypeError, CodecError) as error:
+        except (KeyError, CodecError) as error:
             raise BundleError(f"{path}: damaged probe ({error})") from None
         held = () if self.manifest.input_bits else (self.manifest.steps,)
         for name, tensor, dtype, shape in (

@@ -21,6 +21,7 @@ with decay(x, d) = sign(x) · (|x| · (4096 − d) >> 12). All shapes are channe
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -56,11 +57,18 @@ def _integers(name: str, values: np.ndarray, ndim: int, low: int, high: int) -> 
     return array
 
 
+def _whole(name: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise GraphError(f"{name}: expected an integer, got {value!r}") from None
+
+
 def _pair(name: str, value: Pair, low: int) -> Pair:
-    pair = (int(value[0]), int(value[1]))
-    if len(value) != 2 or min(pair) < low:
+    sizes = [_whole(name, size) for size in value]
+    if len(sizes) != 2 or min(sizes) < low:
         raise GraphError(f"{name}: expected two integers of at least {low}, got {value}")
-    return pair
+    return sizes[0], sizes[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +87,7 @@ class Conv:
         object.__setattr__(self, "stride", _pair("conv stride", self.stride, 1))
         object.__setattr__(self, "padding", _pair("conv padding", self.padding, 0))
         object.__setattr__(self, "dilation", _pair("conv dilation", self.dilation, 1))
+        object.__setattr__(self, "groups", _whole("conv groups", self.groups))
         if self.groups < 1 or weight.shape[0] % self.groups:
             raise GraphError(
                 f"conv groups: {self.groups} does not divide {weight.shape[0]} output channels"
@@ -118,6 +127,11 @@ class ConvTranspose:
         object.__setattr__(self, "padding", _pair("transposed conv padding", self.padding, 0))
         output_padding = _pair("transposed conv output_padding", self.output_padding, 0)
         object.__setattr__(self, "output_padding", output_padding)
+        if any(extra >= step for extra, step in zip(output_padding, self.stride, strict=True)):
+            raise GraphError(
+                f"transposed conv output_padding: expected less than the stride {self.stride}, "
+                f"got {output_padding}"
+            )
 
     def output_shape(self, source: Shape) -> Shape:
         """Shape (C, H, W) of the current that a source of this shape causes."""
@@ -169,6 +183,7 @@ class Identity:
     weight: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", _whole("identity weight", self.weight))
         if not WEIGHT_MIN <= self.weight <= WEIGHT_MAX:
             raise GraphError(
                 f"identity weight: expected a value in [{WEIGHT_MIN}, {WEIGHT_MAX}], "
@@ -204,6 +219,8 @@ class Input:
     name: str = "input"
 
     def __post_init__(self) -> None:
+        shape = tuple(_whole("input shape", size) for size in self.shape)
+        object.__setattr__(self, "shape", shape)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise GraphError(f"input shape: expected positive (C, H, W), got {self.shape}")
         if not 0 <= self.message_bits <= 16:
@@ -235,6 +252,9 @@ class Lif:
             raise GraphError(f"layer {self.name!r}: expected a name and at least one current")
         bias = _integers(f"layer {self.name}: bias", self.bias, 1, BIAS_MIN, BIAS_MAX)
         object.__setattr__(self, "bias", bias)
+        for field_name in ("threshold", "voltage_decay", "current_decay"):
+            whole = _whole(f"layer {self.name}: {field_name}", getattr(self, field_name))
+            object.__setattr__(self, field_name, whole)
         if not 0 < self.threshold <= THRESHOLD_MAX:
             raise GraphError(
                 f"layer {self.name}: expected a threshold in [1, {THRESHOLD_MAX}], "

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from splitcore.errors import BundleError, GraphError
@@ -30,6 +29,7 @@ from splitcore.graph import (
     Lif,
     Synapse,
 )
+from splitcore.tensors import load_tensors
 
 FORMAT = "spikebottlenet-tail-1"
 
@@ -96,7 +96,7 @@ def _rebuild(described: dict[str, Any], tensor: np.ndarray | None) -> Synapse:
         raise GraphError(f"unknown synapse kind {described.get('kind')!r}")
     cls, weight_field, fields = _KINDS[described["kind"]]
     if cls is Identity:
-        return Identity(int(described["weight"]))
+        return Identity(described["weight"])
     if tensor is None:
         raise GraphError("its weight is missing")
     if tensor.dtype == np.int8:
@@ -135,12 +135,7 @@ def save(tail: Tail, path: Path) -> None:
 
 def load(path: Path) -> Tail:
     """Read what `save` wrote. Raises BundleError naming the file and what is wrong with it."""
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{path}: no readable safetensors file ({error})") from None
+    metadata, tensors = load_tensors(path)
     if metadata.get("format") != FORMAT:
         raise BundleError(f"{path}: expected format {FORMAT}, got {metadata.get('format')!r}")
     try:
@@ -168,9 +163,9 @@ def _tail(structure: dict[str, Any], tensors: dict[str, np.ndarray]) -> Tail:
                 name=name,
                 currents=tuple(currents),
                 bias=tensors[f"{name}.bias"],
-                threshold=int(entry["threshold"]),
-                voltage_decay=int(entry["voltage_decay"]),
-                current_decay=int(entry["current_decay"]),
+                threshold=entry["threshold"],
+                voltage_decay=entry["voltage_decay"],
+                current_decay=entry["current_decay"],
             )
         )
     channels, height, width = structure["input"]["shape"]

@@ -23,11 +23,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from splitcore.errors import BundleError, CodecError
 from splitcore.spikes import SpikeShape
+from splitcore.tensors import load_tensors
 
 FORMAT = "spikebottlenet-context-1"
 _TENSORS = ("bias", "now", "before", "older")  # in the file, in the order of the fields
@@ -96,14 +96,15 @@ def save(model: ContextModel, path: Path) -> None:
 
 def load(path: Path, shape: SpikeShape) -> ContextModel:
     """Read what `save` wrote for a code of this shape. Raises BundleError naming the file."""
+    metadata, tensors = load_tensors(path)
+    if metadata.get("format") != FORMAT:
+        raise BundleError(f"{path}: expected format {FORMAT}, got {metadata.get('format')!r}")
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            found = (file.metadata() or {}).get("format")
-            if found != FORMAT:
-                raise BundleError(f"{path}: expected format {FORMAT}, got {found!r}")
-            return ContextModel(shape, *(file.get_tensor(name) for name in _TENSORS))
-    except (OSError, SafetensorError, CodecError) as error:
-        raise BundleError(f"{path}: no readable context model ({error})") from None
+        return ContextModel(shape, *(tensors[name] for name in _TENSORS))
+    except KeyError as error:
+        raise BundleError(f"{path}: tensor {error} is missing") from None
+    except CodecError as error:
+        raise BundleError(f"{path}: {error}") from None
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from safetensors.numpy import load_file, save_file
 from splitcore import bundle as bundles
 from splitcore.bundle import Probe, open_bundle, sha256, write_bundle
 from splitcore.errors import BundleError
+from tests.splitcore.foreign_numbers import renumber
 from tests.tiny_bundle import make_bundle
 
 
@@ -143,6 +144,15 @@ def test_probe_that_does_not_fit_its_manifest_is_refused(made, name, tensor):
     save_file(load_file(path) | {name: tensor}, path)
     rewrite(made)
     with pytest.raises(BundleError, match=r"probe\.safetensors"):
+        open_bundle(made.path).probe()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+def test_probe_of_numbers_that_numpy_has_not_is_refused(made, dtype):
+    path = made.path / "probe.safetensors"
+    renumber(path, "I64", dtype)
+    rewrite(made)
+    with pytest.raises(BundleError, match=f"labels: numpy has no numbers of {dtype}"):
         open_bundle(made.path).probe()
 
 

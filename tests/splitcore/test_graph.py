@@ -61,7 +61,11 @@ def test_records_copy_their_arrays_and_refuse_writing():
         (lambda: Conv(weights(2, 2, 1, 1) * 1.0), "expected integers"),
         (lambda: Conv(weights(2, 2, 1, 1), stride=(0, 1)), "conv stride"),
         (lambda: Conv(weights(2, 2, 1, 1), padding=(0, -1)), "conv padding"),
+        (lambda: Conv(weights(2, 2, 1, 1), stride=(1.5, 1)), "conv stride: .* got 1.5"),  # type: ignore[arg-type]
+        (lambda: Conv(weights(2, 2, 1, 1), stride=(1, 1, 1)), "conv stride: expected two"),  # type: ignore[arg-type]
+        (lambda: Conv(weights(2, 2, 1, 1), groups=1.0), "conv groups: .* got 1.0"),  # type: ignore[arg-type]
         (lambda: Conv(weights(3, 1, 1, 1), groups=2), "does not divide"),
+        (lambda: ConvTranspose(weights(2, 2, 1, 1), output_padding=(0, 1)), "less than the stride"),
         (lambda: Conv(weights(2, 2, 3, 3)).output_shape((2, 2, 2)), "does not fit"),
         (lambda: Conv(weights(2, 2, 1, 1)).output_shape((3, 2, 2)), "expected 2 input channels"),
         (lambda: ConvTranspose(weights(2, 2, 1, 1)).output_shape((3, 2, 2)), "expected 2 channels"),

@@ -9,6 +9,7 @@ from splitcore.difference import difference
 from splitcore.errors import BundleError, GraphError
 from splitcore.graph import Current, Dense, Graph, Identity, Input, Lif
 from splitcore.tail import Tail
+from tests.splitcore.foreign_numbers import renumber
 from tests.tiny_bundle import random_tail
 
 
@@ -102,7 +103,16 @@ def entry(structure):
         (lambda t, h, s: s.update(layers=3), "damaged structure"),
         (lambda t, h, s: s["input"].update(shape=[3, 1]), "damaged structure"),
         (lambda t, h, s: s["input"].update(shape=[0, 1, 1]), "input shape"),
-        (lambda t, h, s: entry(s).update(threshold="x"), "damaged structure"),
+        (lambda t, h, s: s["input"].update(shape=[3.0, 1.0, 1.0]), "input shape: .* got 3.0"),
+        (lambda t, h, s: entry(s).update(threshold="x"), "layer only: threshold: .* got 'x'"),
+        (lambda t, h, s: entry(s).update(threshold=float("inf")), "threshold: .* got inf"),
+        (lambda t, h, s: entry(s).update(threshold=10.5), "threshold: .* got 10.5"),
+        (lambda t, h, s: entry(s).update(voltage_decay=float("nan")), "voltage_decay: .* got nan"),
+        (lambda t, h, s: entry(s).update(current_decay=None), "current_decay: .* got None"),
+        (
+            lambda t, h, s: entry(s)["currents"][0].update(kind="identity", weight=float("inf")),
+            r"only\.0\.weight: identity weight: .* got inf",
+        ),
         (lambda t, h, s: entry(s).update(threshold=9999), "threshold"),
         (lambda t, h, s: entry(s)["currents"][0].update(kind="pool"), "unknown synapse kind"),
         (lambda t, h, s: entry(s)["currents"][0].update(source="only"), "is not before it"),
@@ -123,6 +133,14 @@ def entry(structure):
 )
 def test_load_of_damaged_tail_names_file_and_reason(path, change, message):
     refused(path, change, message)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2"])
+def test_load_of_numbers_that_numpy_has_not_names_the_tensor(path, dtype):
+    save_file({"readout.bias": np.zeros(1, np.int16)}, path, metadata={"format": tails.FORMAT})
+    renumber(path, "I16", dtype)
+    with pytest.raises(BundleError, match=f"readout.bias: numpy has no numbers of {dtype}"):
+        tails.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x08" + bytes(7) + b"not json"])

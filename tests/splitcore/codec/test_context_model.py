@@ -8,6 +8,7 @@ from splitcore.codec import context_model, registry
 from splitcore.codec.context import CodeContext
 from splitcore.errors import BundleError, CodecError
 from tests.splitcore.codec.contexts import random_model, spikes
+from tests.splitcore.foreign_numbers import renumber
 
 SHAPE = (3, 2, 4, 4)
 
@@ -28,7 +29,7 @@ def test_load_other_shape_raises_bundle_error(tmp_path):
 
 
 def test_load_missing_file_raises_bundle_error(tmp_path):
-    with pytest.raises(BundleError, match="no readable context model"):
+    with pytest.raises(BundleError, match="no readable safetensors file"):
         context_model.load(tmp_path / "none", SHAPE)
 
 
@@ -47,11 +48,21 @@ def test_load_other_format_raises_bundle_error(tmp_path):
         context_model.load(path, SHAPE)
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+def test_load_numbers_that_numpy_has_not_raises_bundle_error(tmp_path, dtype):
+    path = tmp_path / "context.safetensors"
+    tensors = {"bias": np.zeros(2, np.int16)}
+    save_file(tensors, str(path), metadata={"format": context_model.FORMAT})
+    renumber(path, "I16", dtype)
+    with pytest.raises(BundleError, match=f"bias: numpy has no numbers of {dtype}"):
+        context_model.load(path, SHAPE)
+
+
 def test_load_missing_tensor_raises_bundle_error(tmp_path):
     path = tmp_path / "context.safetensors"
     tensors = {"bias": random_model(SHAPE, 1).bias_phwc}
     save_file(tensors, str(path), metadata={"format": context_model.FORMAT})
-    with pytest.raises(BundleError):
+    with pytest.raises(BundleError, match="tensor 'now' is missing"):
         context_model.load(path, SHAPE)
 
 
