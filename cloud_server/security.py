@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -47,7 +48,10 @@ def _read(path: Path, what: str) -> bytes:
 def server_credentials(
     cert: Path | None, key: Path | None, client_ca: Path | None
 ) -> grpc.ServerCredentials | None:
-    """TLS from PEM files; client_ca makes clients show a certificate. None without any."""
+    """TLS from PEM files; client_ca makes clients show a certificate. None without any.
+
+    Raises UsageError naming the files that cannot be used.
+    """
     if cert is None and key is None and client_ca is None:
         return None
     if cert is None or key is None:
@@ -56,9 +60,27 @@ def server_credentials(
     if b"-----BEGIN CERTIFICATE" not in chain or b"PRIVATE KEY-----" not in private:
         raise UsageError(f"TLS: expected PEM files, a certificate in {cert} and a key in {key}")
     roots = _read(client_ca, "client CA") if client_ca is not None else None
+    _check_tls(cert, key, client_ca)
     return grpc.ssl_server_credentials(
         [(private, chain)], root_certificates=roots, require_client_auth=roots is not None
     )
+
+
+def _check_tls(cert: Path, key: Path, client_ca: Path | None) -> None:
+    """gRPC would only say that it cannot bind the port."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        tls.load_cert_chain(cert, key, password="")  # else OpenSSL asks for one on the terminal
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"TLS: certificate {cert} and key {key} cannot be used ({error.reason}); "
+            "do they belong together, is each of them whole and without a password?"
+        ) from None
+    try:
+        if client_ca is not None:
+            tls.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise UsageError(f"TLS: client CA {client_ca} cannot be used ({error.reason})") from None
 
 
 class Tokens:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from cloud_server.batching import BatchLimits
 from cloud_server.endpoint import ServerLimits
@@ -92,6 +93,40 @@ def test_certificate_files_that_are_none_are_refused(tmp_path, authority):
         server_credentials(junk, key, None)
     with pytest.raises(UsageError, match="cannot be read"):
         server_credentials(certificate, tmp_path / "absent", None)
+
+
+def broken(path, source):
+    """A PEM file whose body is not what its first and last line say."""
+    first, *_, last = source.read_text().splitlines()
+    return write(path, f"{first}\nAAAA\n{last}\n")
+
+
+def locked(path, source):
+    """The same key under a password."""
+    key = serialization.load_pem_private_key(source.read_bytes(), None)
+    lock = serialization.BestAvailableEncryption(b"secret")
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.write_bytes(key.private_bytes(pem, pkcs8, lock))
+    return path
+
+
+def test_certificate_and_key_that_cannot_be_used_are_named(tmp_path, authority):
+    certificate, key = authority.issue("good")
+    _, other = authority.issue("other")
+    for cert, private in (
+        (certificate, other),
+        (certificate, broken(tmp_path / "broken.key", key)),
+        (certificate, locked(tmp_path / "locked.key", key)),
+        (broken(tmp_path / "broken.pem", certificate), key),
+    ):
+        with pytest.raises(UsageError, match=f"{cert} and key {private} cannot be used"):
+            server_credentials(cert, private, None)
+
+
+def test_client_authority_that_cannot_be_used_is_named(tmp_path, authority):
+    bad = broken(tmp_path / "ca.pem", authority.path)
+    with pytest.raises(UsageError, match=f"client CA {bad} cannot be used"):
+        server_credentials(*authority.issue("server"), bad)
 
 
 def test_tls_link_gives_answers(bundle, authority):
