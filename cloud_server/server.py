@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +73,7 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         chosen = Options(listen=listen, **options)
-        await _serve(bundles, chosen, lambda where: ready(where.address), stop)
+        await _serve(bundles, chosen, lambda where: ready(where.address), stop.wait)
 
     asyncio.run(main())
 
@@ -81,21 +81,16 @@ def serve(
 @contextlib.contextmanager
 def running(bundles: list[Path], **options: Any) -> Iterator[Ready]:
     """A server in a thread of this process, drained when the block ends. Raises what serve does."""
-    started = threading.Event()
+    started, ended = threading.Event(), threading.Event()
     found: list[Ready] = []
     failed: list[BaseException] = []
-    ends: list[Callable[[], object]] = []
 
     async def main() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        ends.append(lambda: loop.call_soon_threadsafe(stop.set))
-
         def ready(where: Ready) -> None:
             found.append(where)
             started.set()
 
-        await _serve(bundles, Options(**options), ready, stop)
+        await _serve(bundles, Options(**options), ready, lambda: asyncio.to_thread(ended.wait))
 
     def run() -> None:
         try:
@@ -106,14 +101,13 @@ def running(bundles: list[Path], **options: Any) -> Iterator[Ready]:
             started.set()
 
     thread = threading.Thread(target=run, name="cloud-server")
-    thread.start()
-    started.wait()
     try:
+        thread.start()
+        started.wait()
         if found:
             yield found[0]
-    finally:
-        if not failed:
-            ends[0]()
+    finally:  # also where Ctrl-C ends the wait: the server then stops as soon as it has started
+        ended.set()
         thread.join()
     if failed:
         raise failed[0]
@@ -136,7 +130,10 @@ def _replicas(options: Options) -> Replicas:
 
 
 async def _serve(
-    paths: list[Path], options: Options, ready: Callable[[Ready], None], stop: asyncio.Event
+    paths: list[Path],
+    options: Options,
+    ready: Callable[[Ready], None],
+    stopped: Callable[[], Awaitable[object]],
 ) -> None:
     credentials = server_credentials(options.tls_cert, options.tls_key, options.tls_client_ca)
     check_listen(options.listen, credentials is not None, options.insecure)
@@ -169,4 +166,4 @@ async def _serve(
         await server.open()
         ready(Ready(address, port))
         async with background(server.sweep(SWEEP_S), catalogue.watch(options.watch_s)):
-            await stop.wait()
+            await stopped()

@@ -287,6 +287,39 @@ def test_stream_that_begins_with_nonsense_is_refused(bundle, raw):
         assert call.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+INTERRUPTED = """
+import signal, sys, threading, time
+from pathlib import Path
+from cloud_server.endpoint import Endpoint
+from cloud_server.server import running
+
+opens = Endpoint.open
+
+async def interrupted(self):
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    time.sleep(0.5)  # it ends the wait for the server, not what comes behind it
+    await opens(self)
+
+Endpoint.open = interrupted
+try:
+    with running([Path(sys.argv[1])], threads=1):
+        pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_while_a_server_starts_in_a_thread_leaves_none_behind(bundle):
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(bundle.path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n")
+
+
 def test_sigterm_under_load_ends_the_process_cleanly(bundle):
     codes = random_code(50)
     script = (
