@@ -210,7 +210,8 @@ class Conversation:
         self._session, self._reply = session, reply
         self._begun = self._replied = self._acked = self._rejected = 0
         self._partial: dict[int, dict[int, Part]] = {}
-        # Sent step by step, and answered or on their way: late copies of a step change nothing.
+        # Sent step by step, and answered or on their way: late copies of later steps change
+        # nothing, the first step begins the sample again or another one under its id.
         self._settled: OrderedDict[int, None] = OrderedDict()
         served.conversations += 1
         limits = service.limits
@@ -279,7 +280,9 @@ class Conversation:
         if step == 0:
             self._spend(len(received.samples))
             return [(k, (_part(received, k - sample),)) for k in received.samples]
-        if sample in self._settled:
+        if step == 1:
+            self._settled.pop(sample, None)
+        elif sample in self._settled:
             return []
         if sample not in self._partial:
             self._spend()

@@ -152,14 +152,37 @@ async def test_steps_in_any_order_make_a_sample(bench):
 
 
 @served
-async def test_late_copies_of_steps_change_nothing(bench):
+async def test_late_copies_of_later_steps_change_nothing(bench):
     (code,) = random_code(1)
     steps = bench.steps(5, code)
-    bench.send(*steps, *steps)
+    bench.send(*steps, *steps[1:])
     await bench.settle()
-    bench.send(*steps)
+    bench.send(*steps[1:])
     assert len(bench.replies) == 1
     assert bench.talk._partial == {}
+
+
+@served
+async def test_same_steps_again_get_the_same_answer_and_are_not_computed(bench):
+    (code,) = random_code(1)
+    for _ in range(2):
+        bench.send(*bench.steps(5, code))
+        await bench.settle()
+    first, second = bench.replies
+    assert first == second
+    assert bench.model.batches == [1]
+
+
+@served
+async def test_other_steps_under_a_used_id_are_computed(bench):
+    codes = random_code(2)
+    codes[1][:2] = codes[0][:2]  # the later steps alone differ
+    for code in codes:
+        for one in bench.steps(5, code):
+            bench.send(one)
+        await bench.settle()
+    assert bench.answers == [(5, label) for label in labels(codes)]
+    assert bench.model.batches == [1, 1]
 
 
 @served
