@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from cloud_server.batching import BatchLimits
 from cloud_server.endpoint import ServerLimits
@@ -104,6 +105,7 @@ def broken(path, source):
 def locked(path, source):
     """The same key under a password."""
     key = serialization.load_pem_private_key(source.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
     lock = serialization.BestAvailableEncryption(b"secret")
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     path.write_bytes(key.private_bytes(pem, pkcs8, lock))
