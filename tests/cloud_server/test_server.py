@@ -294,6 +294,7 @@ from cloud_server.endpoint import Endpoint
 from cloud_server.server import running
 
 opens = Endpoint.open
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 async def interrupted(self):
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
