@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from measure import profile
 from measure.dense import DenseEnergy, DenseLayer, layers_energy
 from measure.profile import first_problem
-from pipeline.results import Amount, Count, Fraction, Name, Positive, Record, read
+from pipeline.results import Amount, Count, Fraction, Name, Positive, Record, Samples, read
 from splitcore.bundle import Manifest
 from splitcore.errors import ResultError
 
@@ -24,7 +24,7 @@ SAME = ("data", "backbone", "split")  # what a bundle and its baselines have in 
 class MeasuredRecord(Record):
     """Accuracy with its 95 % interval, and the bits of the payload."""
 
-    samples: Annotated[int, Field(ge=1, le=1 << 62)]
+    samples: Samples
     accuracy: Fraction
     accuracy_low: Fraction
     accuracy_high: Fraction

@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 64 << 20
 Amount = Annotated[float, Field(ge=0, le=1e18)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=1 << 62)]
+Samples = Annotated[int, Field(ge=1, le=1 << 62)]
 AboveZero = Annotated[float, Field(gt=0, le=1e18)]
 Positive = Annotated[int, Field(ge=1, le=1 << 20)]
 Name = Annotated[str, Field(max_length=200)]
@@ -228,7 +229,7 @@ class Result(Record):
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
-    samples: Annotated[int, Field(ge=1, le=1 << 62)]
+    samples: Samples
     steps: Positive
     accuracy_model: Fraction
     accuracy_pipeline: Fraction
