@@ -24,7 +24,6 @@ store how graded its input is: give `input_message_bits` to its Network, or to `
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from pathlib import Path
@@ -35,7 +34,6 @@ import numpy as np
 from lava_edge.guarded_hdf5 import Group, GuardedFile
 from lava_edge.netx_layers import (
     LAYER_MEMBERS,
-    MAX_NEURONS,
     SYNAPSE_MEMBERS,
     read_input_neurons,
     read_lif,
@@ -234,10 +232,7 @@ def _implied_input(group: Group, kind: str, message_bits: int) -> Input:
 
 def _input(group: Group, shape: list[int], message_bits: int) -> Input:
     channels, height, width = shape
-    entry = Input((channels, height, width), message_bits, read_name(group, "input"))
-    if math.prod(entry.shape) > MAX_NEURONS:
-        raise group.fail(f"{entry.shape} is more than {MAX_NEURONS:,} values", "shape")
-    return entry
+    return Input((channels, height, width), message_bits, read_name(group, "input"))
 
 
 def _read_network(file: Group) -> Graph:

@@ -6,8 +6,6 @@ dilation H, W. Everything numeric is exact: weights and bias hold integers, in a
 
 from __future__ import annotations
 
-import math
-
 import h5py
 import numpy as np
 
@@ -26,8 +24,6 @@ from splitcore.graph import (
     Shape,
     Synapse,
 )
-
-MAX_NEURONS = 1 << 26  # of one layer, padding included: a small file may not ask for all memory
 
 NAME, IDENTITY = "name", "identity"  # attributes
 LAYER_MEMBERS = ("type", "shape", "weight", "bias", "neuron", "delay")
@@ -121,8 +117,6 @@ def read_lif(
     stored = group.integers("shape").reshape(-1).tolist()
     if stored != [*shape] and (stored != [shape[0]] or shape[1:] != (1, 1)):
         raise group.fail(f"expected {shape}, got {stored}", "shape")
-    if math.prod(shape) > MAX_NEURONS:
-        raise group.fail(f"{shape} is more than {MAX_NEURONS:,} neurons", "shape")
     neuron = group.group("neuron")
     kind = neuron.text("type")
     if kind not in ("CUBA", "LOIHI"):
@@ -197,9 +191,6 @@ def _read_conv(group: Group, source: Shape) -> Conv | Identity:
     _agrees(group, "kernelSize", *weight.shape[2:])
     _agrees(group, "inChannels", weight.shape[1] * conv.groups)
     _agrees(group, "outChannels", weight.shape[0])
-    area = math.prod(size + 2 * pad for size, pad in zip(source[1:], conv.padding, strict=True))
-    if area * source[0] > MAX_NEURONS:
-        raise group.fail(f"a source of {source} grows past {MAX_NEURONS:,} values", "padding")
     if not group.attribute(IDENTITY):
         return conv
     identity = Identity(int(weight.flat[0]))

@@ -21,8 +21,9 @@ with decay(x, d) = sign(x) · (|x| · (4096 − d) >> 12). All shapes are channe
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -37,6 +38,8 @@ WEIGHT_MIN, WEIGHT_MAX = -256, 254  # 8-bit mixed-sign weights with the lowest b
 BIAS_MIN, BIAS_MAX = -4096, 4095  # 13-bit signed bias mantissa (exponent fixed at 6)
 THRESHOLD_MAX = 64 * 64 - 1  # lava-dl loses its comparison epsilon in float32 from 64·64 on
 MAX_DELAY = 62  # steps; the limit of stock delay synapses
+MAX_NEURONS = 1 << 26  # of one layer, padding included: a small file may not ask for all memory
+MAX_STRIDE = 1 << 20  # likewise padding and dilation: far above use, far below what overflows
 
 Shape = tuple[int, int, int]
 Pair = tuple[int, int]
@@ -66,9 +69,14 @@ def _whole(name: str, value: int) -> int:
 
 def _pair(name: str, value: Pair, low: int) -> Pair:
     sizes = [_whole(name, size) for size in value]
-    if len(sizes) != 2 or min(sizes) < low:
-        raise GraphError(f"{name}: expected two integers of at least {low}, got {value}")
+    if len(sizes) != 2 or min(sizes) < low or max(sizes) > MAX_STRIDE:
+        raise GraphError(f"{name}: expected two integers in [{low}, {MAX_STRIDE}], got {value}")
     return sizes[0], sizes[1]
+
+
+def _bounded(name: str, shape: Sequence[int]) -> None:
+    if math.prod(shape) > MAX_NEURONS:
+        raise GraphError(f"{name}: {tuple(shape)} is more than {MAX_NEURONS:,} values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +116,8 @@ class Conv:
         )
         if min(height, width) < 1:
             raise GraphError(f"conv: kernel {kernel} does not fit a source of shape {source}")
+        padded = (size + 2 * pad for size, pad in zip(source[1:], self.padding, strict=True))
+        _bounded("conv: its padded source", (source[0], *padded))
         return out_channels, height, width
 
 
@@ -146,6 +156,8 @@ class ConvTranspose:
         )
         if min(height, width) < 1:
             raise GraphError(f"transposed conv: nothing is left of a source of shape {source}")
+        whole = (size + 2 * pad for size, pad in zip((height, width), self.padding, strict=True))
+        _bounded("transposed conv: what it makes before padding is cut", (out_channels, *whole))
         return out_channels, height, width
 
 
@@ -223,6 +235,7 @@ class Input:
         object.__setattr__(self, "shape", shape)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise GraphError(f"input shape: expected positive (C, H, W), got {self.shape}")
+        _bounded("input shape", self.shape)
         if not 0 <= self.message_bits <= 16:
             raise GraphError(f"input message_bits: expected 0 … 16, got {self.message_bits}")
 
@@ -292,6 +305,7 @@ class Graph:
                     )
                 try:
                     layer_shapes.append(current.synapse.output_shape(shapes[current.source]))
+                    _bounded("its neurons", layer_shapes[-1])
                 except GraphError as error:
                     raise GraphError(f"layer {layer.name}: {error}") from None
             if len(set(layer_shapes)) != 1:

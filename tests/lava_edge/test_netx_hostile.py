@@ -88,7 +88,6 @@ VALUES = [
     ("layer/1/neuron/gradedSpike", True, "layer 1: only 0 is supported"),
     ("layer/1/neuron/type", "SDNN", "layer 1: neurons of kind 'SDNN' are not supported"),
     ("layer/3/weight", np.full((4, 59), 2.0), "expected (59,)"),
-    ("layer/0/shape", [1 << 20, 1 << 20, 1 << 20], "more than 67,108,864 values"),
     ("layer/0/shape", [2, 4], "one size or C, H, W"),
 ]
 
@@ -362,10 +361,13 @@ def test_load_of_declared_size_past_the_file_is_refused(path):
     refused(changed(path, change), "/layer/1/weight", "declares 1,099,511,627,776 bytes")
 
 
+def test_load_of_an_input_past_all_memory_is_refused(path):
+    change = put("layer/0/shape", [1 << 20, 1 << 20, 1 << 20])
+    refused(changed(path, change), "/layer/0", "more than 67,108,864 values")
+
+
 def test_load_of_padding_past_all_memory_is_refused(path):
-    refused(
-        changed(path, put("layer/1/padding", [1 << 20, 1 << 20])), "/layer/1/padding", "grows past"
-    )
+    refused(changed(path, put("layer/1/padding", [1 << 20, 1 << 20])), "/layer/1", "padded source")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import pytest
 from splitcore.errors import GraphError
 from splitcore.graph import Conv, ConvTranspose, Current, Dense, Graph, Identity, Input, Lif
 
+WIDEST = (1 << 20, 1 << 20)
+
 
 def lif(name, *currents, channels=2, **options):
     values = {"bias": np.zeros(channels, int), "threshold": 10, "voltage_decay": 1024} | options
@@ -63,17 +65,27 @@ def test_records_copy_their_arrays_and_refuse_writing():
         (lambda: Conv(weights(2, 2, 1, 1), padding=(0, -1)), "conv padding"),
         (lambda: Conv(weights(2, 2, 1, 1), stride=(1.5, 1)), "conv stride: .* got 1.5"),  # type: ignore[arg-type]
         (lambda: Conv(weights(2, 2, 1, 1), stride=(1, 1, 1)), "conv stride: expected two"),  # type: ignore[arg-type]
+        (lambda: Conv(weights(2, 2, 1, 1), stride=(1, 1 << 21)), "conv stride: .* 1048576"),
         (lambda: Conv(weights(2, 2, 1, 1), groups=1.0), "conv groups: .* got 1.0"),  # type: ignore[arg-type]
         (lambda: Conv(weights(3, 1, 1, 1), groups=2), "does not divide"),
         (lambda: ConvTranspose(weights(2, 2, 1, 1), output_padding=(0, 1)), "less than the stride"),
         (lambda: Conv(weights(2, 2, 3, 3)).output_shape((2, 2, 2)), "does not fit"),
         (lambda: Conv(weights(2, 2, 1, 1)).output_shape((3, 2, 2)), "expected 2 input channels"),
         (lambda: ConvTranspose(weights(2, 2, 1, 1)).output_shape((3, 2, 2)), "expected 2 channels"),
+        (
+            lambda: Conv(weights(2, 2, 1, 1), WIDEST, padding=WIDEST).output_shape((2, 3, 3)),
+            r"padded source: \(2, 2097155, 2097155\) is more than 67,108,864",
+        ),
+        (
+            lambda: ConvTranspose(weights(2, 1, 1, 1), WIDEST, WIDEST).output_shape((2, 4, 4)),
+            "before padding is cut: .* is more than 67,108,864",
+        ),
         (lambda: Dense(weights(2, 3)).output_shape((2, 1, 1)), "expected 3 inputs"),
         (lambda: Dense(weights(2, 3), np.full((2, 3), 63)), "dense delay"),
         (lambda: Dense(weights(2, 3), np.full((3, 2), 1)), "expected shape"),
         (lambda: Identity(255), "identity weight"),
         (lambda: Input((2, 0, 3)), "input shape"),
+        (lambda: Input((2, 1 << 20, 1 << 20)), "input shape: .* is more than 67,108,864"),
         (lambda: Input((2, 3, 3), 17), "message_bits"),
         (lambda: lif("", Current("input", Identity(2))), "a name"),
         (lambda: lif("a"), "at least one current"),
@@ -101,6 +113,13 @@ def graph(*layers):
         ([lif("a", Current("a", Identity(2)))], "source 'a' is not before it"),
         ([lif("a", Current("input", Dense(weights(2, 5))))], "layer a: dense: expected 5 inputs"),
         ([lif("a", Current("input", Identity(2)), channels=3)], "expected 2 biases"),
+        (
+            [
+                lif("a", Current("input", ConvTranspose(weights(2, 2, 1, 1), (1024, 1024)))),
+                lif("b", Current("a", Conv(weights(17, 2, 1, 1))), channels=17),
+            ],
+            r"layer b: its neurons: \(17, 2049, 2049\) is more than 67,108,864",
+        ),
         (
             [
                 lif(
