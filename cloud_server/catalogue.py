@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,22 @@ from cloud_server.predict import Part
 from cloud_server.replicas import WARM_BATCH, Replicas
 from cloud_server.service import Served, Service
 from splitcore import spikes
-from splitcore.bundle import MANIFEST, Bundle, open_bundle
+from splitcore.bundle import Bundle, open_bundle
 from splitcore.codec.bitmap import Bitmap
 from splitcore.codec.context import largest_group
-from splitcore.errors import SpikeBottleNetError, UsageError
+from splitcore.errors import BundleError, SpikeBottleNetError, UsageError
 
 log = logging.getLogger(__name__)
+
+
+# Name, inode, size and mtime of every file; empty while a folder is being replaced.
+_Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass
 class _Folder:
     path: Path
-    seen: tuple[int, int] = (0, 0)  # inode and mtime of the manifest that is in service
+    seen: _Stamp = ()  # of the version in service, or of one whose files are damaged
     refused: str | None = None  # why the one that is there now is not, as it was logged
 
 
@@ -67,8 +72,8 @@ class Catalogue:
     async def watch(self, every_s: float) -> None:
         """For ever: publish new versions, forget old ones that no stream uses any more.
 
-        What fails is logged: a version that is refused is tried again at each look, since it may
-        still be on its way into the folder.
+        What fails is logged. A version that cannot be loaded is tried again at each look; one
+        whose files are damaged when one of them changes, since it may still be on its way there.
         """
         while True:
             await asyncio.sleep(every_s)
@@ -81,7 +86,7 @@ class Catalogue:
 
     async def _look(self, folder: _Folder) -> None:
         stamp = _stamp(folder.path)
-        if stamp in (folder.seen, (0, 0)):  # (0, 0): the folder is being replaced right now
+        if stamp in (folder.seen, ()):
             return
         try:
             bundle = await asyncio.to_thread(open_bundle, folder.path)
@@ -94,6 +99,8 @@ class Catalogue:
                 trace = None if isinstance(error, SpikeBottleNetError) else error
                 extra = {"path": str(folder.path), "why": why}
                 log.error("new bundle refused", exc_info=trace, extra=extra)
+            if isinstance(error, BundleError):
+                folder.seen = stamp
         else:
             folder.seen, folder.refused = stamp, None
 
@@ -111,12 +118,12 @@ class Catalogue:
         return sum(served.batcher.backlog for served in (*self._service.served, *self._retired))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> _Stamp:
     try:
-        found = (path / MANIFEST).stat()
+        found = sorted((each.name, each.stat()) for each in os.scandir(path))
     except OSError:
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
+        return ()
+    return tuple((name, at.st_ino, at.st_size, at.st_mtime_ns) for name, at in found)
 
 
 def message_limit(bundles: list[Bundle]) -> int:

@@ -150,6 +150,7 @@ class RayReplicas(Replicas):
         )
         needed = (bundle.path / MANIFEST, bundle.cloud_path, bundle.context_path)
         files = {path.name: path.read_bytes() for path in needed if path is not None}
+        bundle.require_unchanged()
         app = deployment.bind(files, bundle.digest)
         try:
             return serve.run(app, name=_app(bundle.digest), route_prefix=None)

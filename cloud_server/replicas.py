@@ -30,6 +30,7 @@ def load_predictor(bundle: Bundle) -> Predictor:
             f"got {engine.tail.graph.input.shape}"
         )
     predictor = Predictor(context.of_bundle(bundle), engine)
+    bundle.require_unchanged()
     predictor.warm(WARM_BATCH)
     return predictor
 

@@ -79,6 +79,8 @@ def stream(
 
     def samples():
         for result in simulate(bundle.edge_path, frames_ntchw, model=model):
+            if not codes:  # the simulator has loaded its file
+                bundle.require_unchanged()
             codes.append(result.code_tchw)
             counts.append(result.counts)
             yield result.index, result.code_tchw

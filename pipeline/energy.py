@@ -50,6 +50,7 @@ def run(
         counts = _simulated(opened.edge_path, test.frames_ntchw)
     simulated_s = time.perf_counter() - simulating
     graph = loading.result()
+    opened.require_unchanged()
     steps = manifest.steps
     events = np.count_nonzero(test.frames_ntchw[:, 0], axis=(1, 2, 3)) * steps
     if not manifest.input_bits:  # frames differ from step to step

@@ -48,6 +48,7 @@ def run(
         chosen = images.load(bundle, data, samples)
         source, frames = chosen.data, chosen.frames_ntchw
     comparison = compare(bundle, graph, frames, tail, conv=conv)
+    bundle.require_unchanged()
     return {
         "bundle": str(path),
         "data": source,

@@ -14,17 +14,19 @@ A folder appears whole or not at all: it is written beside its place and renamed
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors.numpy import save_file
 
 from splitcore import spikes
 from splitcore.errors import BundleError, CodecError
+from splitcore.graph import MAX_NEURONS
 from splitcore.tensors import load_tensors
 from splitcore.whole_folder import whole_folder
 
@@ -34,7 +36,15 @@ FILES = (EDGE, CLOUD, PROBE)
 MAX_FILE_BYTES = 1 << 30
 MAX_MANIFEST_BYTES = 1 << 20
 
+
+def _possible(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if math.prod(shape) > MAX_NEURONS:
+        raise ValueError(f"{shape} is more than {MAX_NEURONS:,} values")
+    return shape
+
+
 Positive = Annotated[int, Field(ge=1, le=1 << 20)]
+Shape = Annotated[tuple[Positive, Positive, Positive], AfterValidator(_possible)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -58,10 +68,10 @@ class Manifest(_Strict):
     backbone: str
     split: str
     steps: Annotated[int, Field(ge=1, le=1024)]
-    input_shape: tuple[Positive, Positive, Positive]
+    input_shape: Shape
     input_bits: Annotated[int, Field(ge=0, le=16)]
-    feature_shape: tuple[Positive, Positive, Positive]  # the layer that the encoder squeezes
-    code_shape: tuple[Positive, Positive, Positive]
+    feature_shape: Shape  # the layer that the encoder squeezes
+    code_shape: Shape
     code_rates: tuple[Rate, ...]  # mean firing rate of each code channel on training images
     classes: tuple[str, ...]
     data: str
@@ -118,6 +128,14 @@ class Bundle:
     def context_path(self) -> Path | None:
         """The safetensors file of the code's context model, where the bundle has one."""
         return self.path / CONTEXT if CONTEXT in self.manifest.files else None
+
+    def require_unchanged(self) -> None:
+        """Raises BundleError where the folder was replaced since it was opened.
+
+        To be called once its files are loaded: what was loaded is then what the digest names.
+        """
+        if open_bundle(self.path).digest != self.digest:
+            raise BundleError(f"{self.path}: was replaced while it was read; start again")
 
     def probe(self) -> Probe:
         """The frames, spikes and scores recorded at export."""

@@ -10,10 +10,11 @@ import pytest
 from cloud_server.batching import BatchLimits
 from cloud_server.catalogue import Catalogue
 from cloud_server.metrics import Metrics
-from cloud_server.replicas import Replicas
+from cloud_server.replicas import Replicas, load_predictor
 from cloud_server.service import Service, ServiceLimits
+from splitcore import tail
 from splitcore.bundle import open_bundle
-from splitcore.errors import LinkError
+from splitcore.errors import BundleError, LinkError
 from tests.link import CodeContext, Model
 from tests.tiny_bundle import make_bundle
 
@@ -116,6 +117,49 @@ def test_version_copied_file_by_file_is_served_once_it_is_whole(tmp_path, caplog
 
     run(main())
     assert "copy or export the bundle again" in refusals(caplog)[0]
+
+
+def test_damaged_version_is_read_once_and_served_when_it_is_mended(tmp_path, monkeypatch, caplog):
+    opened = []
+
+    def counted(path):
+        opened.append(path)
+        return open_bundle(path)
+
+    async def main():
+        make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            monkeypatch.setattr("cloud_server.catalogue.open_bundle", counted)
+            newer = make_bundle(tmp_path / "newer", seed=2)
+            good = newer.cloud_path.read_bytes()
+            newer.cloud_path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+            shutil.rmtree(tmp_path / "model")
+            newer.path.rename(tmp_path / "model")
+            while not refusals(caplog):
+                await asyncio.sleep(LOOK_S)
+            for _ in range(20):
+                await asyncio.sleep(LOOK_S)
+            assert len(opened) == 1
+            (tmp_path / "model" / newer.cloud_path.name).write_bytes(good)
+            await watched.serves(newer)
+
+    run(main())
+
+
+def test_weights_of_a_version_that_came_while_loading_never_serve_under_the_older_digest(
+    tmp_path, monkeypatch
+):
+    first = make_bundle(tmp_path / "model", seed=1)
+    load = tail.load
+
+    def replaced_before_it_is_read(path):
+        make_bundle(tmp_path / "model", seed=2)
+        return load(path)
+
+    monkeypatch.setattr("cloud_server.replicas.tail.load", replaced_before_it_is_read)
+    with pytest.raises(BundleError, match="was replaced while it was read"):
+        load_predictor(first)
 
 
 def test_folder_that_goes_while_it_is_looked_at_does_not_end_the_watch(tmp_path, monkeypatch):

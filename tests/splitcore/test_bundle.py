@@ -70,6 +70,14 @@ def test_bundle_replaced_while_it_is_opened_is_refused(made, name, monkeypatch):
         open_bundle(made.path)
 
 
+def test_bundle_replaced_since_it_was_opened_says_so(made):
+    opened = open_bundle(made.path)
+    opened.require_unchanged()
+    make_bundle(made.path, seed=7)
+    with pytest.raises(BundleError, match="was replaced while it was read"):
+        opened.require_unchanged()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -80,6 +88,7 @@ def test_bundle_replaced_while_it_is_opened_is_refused(made, name, monkeypatch):
         ({"steps": "NaN"}, "steps"),
         ({"code_shape": [3, 4]}, "code_shape"),
         ({"code_shape": [3, 4, -4]}, "code_shape"),
+        ({"code_shape": [3, 1 << 15, 1 << 15]}, "code_shape: .* more than 67,108,864 values"),
         ({"code_rates": [0.1, 2.0, 0.1]}, "code_rates"),
         ({"code_rates": [0.1]}, "code_rates: expected 3 rates"),
         ({"accuracy": 1.5}, "accuracy"),
