@@ -162,6 +162,5 @@ def _added_pj(
 
 def _jpeg_bytes(image_chw: np.ndarray) -> int:
     """Bytes of the image as JPEG, as `training.baselines` charges it, or raw if those are fewer."""
-    pixels = np.ascontiguousarray(np.moveaxis(image_chw, 0, -1))
-    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    pixels = jpeg.pixels_of(image_chw)
     return min(len(jpeg.compress(pixels, JPEG_QUALITY)), image_chw.size)

@@ -41,6 +41,12 @@ def header_bytes(shape: tuple[int, ...], quality: int) -> int:
     return len(_header(shape, quality)) + len(END)
 
 
+def pixels_of(image_chw: np.ndarray) -> np.ndarray:
+    """An image (1 or 3, H, W) as `compress` takes it: (H, W) or (H, W, 3)."""
+    pixels = image_chw[0] if len(image_chw) == 1 else np.moveaxis(image_chw, 0, -1)
+    return np.ascontiguousarray(pixels)
+
+
 def compress(pixels: np.ndarray, quality: int) -> bytes:
     """uint8 pixels (H, W) or (H, W, 3) as JPEG without header and end mark."""
     stream, header = _encode(pixels, quality), _header(pixels.shape, quality)
@@ -68,8 +74,7 @@ class JpegUpload(torch.nn.Module):
         """Images 0 … 1 (N, 1 or 3, H, W) as the cloud sees them."""
         payloads, arrived = [], []
         for image in images:
-            pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-            pixels = np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            pixels = pixels_of((image * 255).round().to(torch.uint8).cpu().numpy())
             payloads.append(compress(pixels, self.quality))
             got = decompress(payloads[-1], pixels.shape, self.quality)
             got = got[..., None] if got.ndim == 2 else got
