@@ -13,8 +13,10 @@ from pathlib import Path
 def whole_folder(out: Path) -> Iterator[Path]:
     """A scratch folder beside `out` that takes its place when the block ends well.
 
-    Whatever was at `out` goes; where the block raises, it stays and the scratch folder goes.
+    Whatever was at `out`, or where it links to, is moved aside first and goes last; where the
+    block raises, it stays and the scratch folder goes.
     """
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -23,7 +25,19 @@ def whole_folder(out: Path) -> Iterator[Path]:
         for file in scratch.iterdir():
             file.chmod(0o644)
         if out.exists():
-            shutil.rmtree(out)
-        scratch.rename(out)
+            _replace(out, scratch)
+        else:
+            scratch.rename(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(out: Path, scratch: Path) -> None:
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    out.rename(aside)  # what is empty may be renamed upon
+    try:
+        scratch.rename(out)
+    except BaseException:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
