@@ -8,8 +8,8 @@ one row of a kernel meets are one stretch of a sorted list, and index − base i
 
 The three innermost loops are written as vector instructions through numba's extension interface,
 because its loop vectoriser keeps no accumulator in registers: 21 µs instead of 115 for a 3×3 layer
-of 16 → 16 channels, 32×32, at 10 % firing. All arithmetic is int32 and wraps nowhere:
-`compiled_stepper` admits only networks whose sums stay within 24 bits.
+of 16 → 16 channels, 32×32, at 10 % firing. All arithmetic is int32, as in Lava; sums wrap nowhere:
+`compiled_stepper` admits only networks where they stay within 24 bits.
 
 One file, because numba's cache on disk is renewed when a kernel's own file changes, no other.
 """

@@ -38,7 +38,8 @@ class Answer:
     gRPC's and HTTP/2's framing of the messages they went in, modelled (5 bytes a message and 9 a
     DATA frame; no TCP, TLS, connection set-up or answers). Packets sent again count again. Of a
     group each sample bears an equal share.
-    server_us: from arrival to answer, by the server's clock; round_trip_us: from `send` to answer.
+    server_us: from arrival to answer, by the server's clock; round_trip_us: from `send` to answer,
+    or from where it was read from the spill.
     """
 
     sample: int

@@ -86,7 +86,7 @@ def _run_chunk(graph: Graph, frames: np.ndarray, states: bool) -> Trace:
 def synaptic_sum(
     synapse: Synapse, events_ntchw: np.ndarray, source_shape: tuple[int, int, int], source_max: int
 ) -> np.ndarray:
-    """Σ w·s as int64 (N, T, C, H, W), wrapped at 24 bits as Lava's synapses do."""
+    """Σ w·s as int64 (N, T, C, H, W), wrapped as in Lava: at 24 bits, dense ones at 32."""
     count, steps = events_ntchw.shape[:2]
     if isinstance(synapse, Dense) and synapse.delay_oi is not None:
         flat = events_ntchw.reshape(count, steps, -1)
@@ -94,7 +94,7 @@ def synaptic_sum(
             _delayed(flat, delay) @ np.where(synapse.delay_oi == delay, synapse.weight_oi, 0).T
             for delay in np.unique(synapse.delay_oi)
         )
-        return _wrapped(np.asarray(total)).reshape(count, steps, -1, 1, 1)
+        return _wrapped(np.asarray(total), 32).reshape(count, steps, -1, 1, 1)
     images = events_ntchw.reshape(count * steps, *source_shape)
     match synapse:
         case Identity(weight=weight):
@@ -109,7 +109,8 @@ def synaptic_sum(
             sums = _conv_transpose(synapse, images, source_max)
         case _:
             raise GraphError(f"reference: no such synapse {type(synapse).__name__}")
-    return _wrapped(sums.astype(np.int64)).reshape(count, steps, *sums.shape[1:])
+    bits = 32 if isinstance(synapse, Dense) else 24
+    return _wrapped(sums.astype(np.int64), bits).reshape(count, steps, *sums.shape[1:])
 
 
 def _delayed(flat_nti: np.ndarray, delay: int) -> np.ndarray:
@@ -165,8 +166,9 @@ def _conv_transpose(synapse: ConvTranspose, images: np.ndarray, source_max: int)
     return full[:, :, pad_y : full_height - pad_y, pad_x : full_width - pad_x]
 
 
-def _wrapped(sums: np.ndarray) -> np.ndarray:
-    return (sums + STATE_LIMIT) % (2 * STATE_LIMIT) - STATE_LIMIT
+def _wrapped(sums: np.ndarray, bits: int) -> np.ndarray:
+    half = 1 << bits - 1
+    return (sums + half) % (2 * half) - half
 
 
 def _decayed(state: np.ndarray, decay: int) -> np.ndarray:
@@ -176,12 +178,17 @@ def _decayed(state: np.ndarray, decay: int) -> np.ndarray:
 def lif_step(
     layer: Lif, drive_nchw: np.ndarray, u: np.ndarray, v: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One step of one layer from state u, v (int64): spikes, and u and v after reset."""
+    """One step of one layer from state u, v (int64): spikes, and u and v after reset.
+
+    Lava adds in int32 and takes u back into 24 bits by one turn: what still lies outside stays so.
+    """
     u = _decayed(u, layer.current_decay) + (drive_nchw.astype(np.int64) << STATE_SHIFT)
+    u = _wrapped(u, 32)
     u = np.where(u > STATE_LIMIT, u - 2 * STATE_LIMIT, u)
     u = np.where(u <= -STATE_LIMIT, u + 2 * STATE_LIMIT, u)
     bias = (layer.bias.astype(np.int64) << STATE_SHIFT)[:, None, None]
-    v = np.clip(_decayed(v, layer.voltage_decay) + u + bias, -STATE_LIMIT + 1, STATE_LIMIT - 1)
+    v = _wrapped(_decayed(v, layer.voltage_decay) + u + bias, 32)
+    v = np.clip(v, -STATE_LIMIT + 1, STATE_LIMIT - 1)
     fired = v > layer.threshold << STATE_SHIFT
     return fired.astype(np.uint8), u, np.where(fired, 0, v)
 

@@ -11,6 +11,7 @@ Time is the monotonic clock throughout, so that setting the wall clock changes n
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import time
@@ -140,10 +141,14 @@ class Uplink:
 
         Waits while too many are unanswered; with a spill it never waits, and a sample for which
         there is no room is lost. With a group it waits for the others, or for a sample that is not
-        the next. Raises DataError for spikes that do not fit the bundle, LinkError when the link is
-        closed or has failed.
+        the next. Raises DataError for a sample's number below 0 or above MAX_SAMPLE and for spikes
+        that do not fit the bundle, LinkError when the link is closed or has failed.
         """
-        given = _Given(check_spikes(code_tchw, self._context.shape), time.monotonic())
+        sample = _checked(sample)
+        code = check_spikes(code_tchw, self._context.shape)
+        if self._group > 1:
+            code = code.copy()  # it is read when the group is complete; the caller may reuse it
+        given = _Given(code, time.monotonic())
         with self._sending:
             with self._changed:
                 self._check_new(sample)
@@ -165,10 +170,11 @@ class Uplink:
     def send_step(self, sample: int, step: int, code_chw: np.ndarray) -> None:
         """Send time step `step` (1 … T, in order) of a sample, uint8 (C, H, W)."""
         steps, *shape = self._context.shape
+        sample = _checked(sample)
         past = self._past.get(sample, [])
         if step != len(past) + 1:
             raise DataError(f"sample {sample}: expected step {len(past) + 1}, got {step}")
-        code = check_spikes(code_chw, tuple(shape))
+        code = check_spikes(code_chw, tuple(shape)).copy()  # later steps are coded by it
         past_tchw = np.array(past, dtype=np.uint8).reshape(len(past), *shape)
         one = Packet(sample, step, *encode_best(code[None], self._context, past_tchw))
         with self._changed:
@@ -243,7 +249,7 @@ class Uplink:
                 self._wait_for_room()
                 self._enter(one)
 
-    # The rest runs with the condition held, but for the two loops that are threads.
+    # The rest runs with the condition held.
 
     def _ready(self) -> Answer | None:
         with self._changed:
@@ -292,6 +298,12 @@ class Uplink:
         if untold := self._outbox.take_untold():
             raise LinkError(f"server {self.server}: {told(untold)}")
 
-    def _take_untold(self) -> dict[int, str]:
-        untold, self._outbox.untold = self._outbox.untold, {}
-        return untold
+
+def _checked(sample: int) -> int:
+    try:
+        number = operator.index(sample)
+    except TypeError:
+        raise DataError(f"sample: expected a whole number, got {sample!r}") from None
+    if not 0 <= number <= packet.MAX_SAMPLE:
+        raise DataError(f"sample {number}: expected a number in [0, {packet.MAX_SAMPLE}]")
+    return number

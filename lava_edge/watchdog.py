@@ -171,6 +171,7 @@ class Simulator:
                         limit_s = self._stall_s
                     else:
                         yield record
+                        heard = time.monotonic()  # the caller's own pauses are no silence
             elif self._process.poll() is not None:
                 raise self._died()
             elif not busy():
@@ -179,7 +180,9 @@ class Simulator:
                 raise SimulationError(
                     f"the simulator has not answered for {limit_s:g} s and was ended"
                 )
+            asked = time.monotonic()
             yield None
+            heard += time.monotonic() - asked
 
     def _died(self) -> SimulationError:
         assert self._process is not None

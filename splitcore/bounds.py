@@ -47,7 +47,8 @@ class LayerBound:
     """What one layer can reach at most, as magnitudes; math.inf where nothing bounds it.
 
     summed: Σ|w|·s of its largest current (a float32 partial sum); activation: |Σ w·s| over all its
-    currents; current: |u|; voltage: |v| before reset. u and v are in state units (64 times finer).
+    currents; current: |u|; voltage: |v| before reset. u and v are in state units (64 times finer);
+    over a number of steps they are followed no further than the first in which one leaves 24 bits.
     """
 
     name: str
@@ -176,7 +177,8 @@ def _most(synapse: Synapse, shape: Shape, weight: np.ndarray) -> np.ndarray:
             sums = rows @ weight.sum(axis=1) @ columns.T
             return sums.max(axis=(1, 2))
         case ConvTranspose(stride=(down, right)):
-            phases = itertools.product(range(down), range(right))
+            _, _, height, width = weight.shape  # no tap is met beyond the kernel, however far apart
+            phases = itertools.product(range(min(down, height)), range(min(right, width)))
             sums = [weight[:, :, y::down, x::right].sum(axis=(1, 2, 3)) for y, x in phases]
             return np.max(sums, axis=0)
 

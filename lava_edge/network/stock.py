@@ -24,6 +24,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.conv.process import Conv as ConvProcess
 from lava.proc.dense.process import DelayDense as DelayDenseProcess
 from lava.proc.dense.process import Dense as DenseProcess
+from lava.utils.weightutils import SignMode
 from lava.proc.lif.process import LIFReset
 
 from lava_edge.network.process import EdgeNetwork, FrameSource, SpikeTap, StateTap, whc
@@ -188,12 +189,18 @@ def dense_process(
 ) -> DenseProcess | DelayDenseProcess:
     """A stock Dense or DelayDense whose inputs come in W, H, C order."""
     weight = _columns_whc(synapse.weight_oi, source)
-    if weight.min() < 0 and (weight % 2).any():
-        raise GraphError("stock dense processes round odd weights of mixed sign: use even ones")
+    signed = weight.min() < 0
+    if signed and (weight % 2).any():
+        raise GraphError("stock dense processes round odd weights where any is negative: use even")
+    # Left to itself, Lava takes weights without a positive one for inhibitory: −256 becomes −255.
+    common = {
+        "weights": weight,
+        "num_message_bits": message_bits,
+        "sign_mode": SignMode.MIXED if signed else SignMode.EXCITATORY,
+    }
     if synapse.delay_oi is None:
-        return DenseProcess(weights=weight, num_message_bits=message_bits)
-    delays = _columns_whc(synapse.delay_oi, source).astype(int)
-    return DelayDenseProcess(weights=weight, delays=delays, num_message_bits=message_bits)
+        return DenseProcess(**common)
+    return DelayDenseProcess(**common, delays=_columns_whc(synapse.delay_oi, source).astype(int))
 
 
 def _columns_whc(matrix_oi: np.ndarray, source: Shape) -> np.ndarray:

@@ -13,7 +13,7 @@ from lava_edge import netx_file, reference
 from lava_edge.runtime import SampleResult, run_netx, simulate, stream
 from measure.counts import FIELDS, count
 from splitcore.errors import DataError, UsageError
-from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif
+from splitcore.graph import STATE_LIMIT, Conv, Current, Dense, Graph, Identity, Input, Lif
 from tests.heads import Head, heads
 
 
@@ -76,6 +76,41 @@ def _delayed() -> tuple[Graph, np.ndarray]:
 def test_delays_back_to_back_samples_do_not_leak(model: str) -> None:
     graph, frames = _delayed()
     assert all(s.any() for s in reference.run(graph, frames).spikes.values())
+    assert_equal(graph, frames, simulate(graph, frames, model=model, record="states"))
+
+
+@pytest.mark.parametrize("model", ["leaf", "stock"])
+def test_inhibitory_dense_layer_keeps_its_lowest_weight(model: str) -> None:
+    """Without a positive weight Lava's Dense would take −256 for −255."""
+    dense = Dense(np.array([[-256, -2], [-4, -256]]))
+    graph = Graph(Input((2, 1, 1)), (Lif("a", (Current("input", dense),), np.full(2, 300), 40, 0),))
+    frames = (np.random.default_rng(0).random((2, 4, 2, 1, 1)) < 0.5).astype(np.uint8)
+    assert (frames == 1).any()
+    assert_equal(graph, frames, simulate(graph, frames, model=model, record="states"))
+
+
+def _overflowing(kind: str) -> tuple[Graph, np.ndarray]:
+    """Graded 16-bit input that drives sums, u and v far beyond the 24 bits where Lava turns."""
+    rng = np.random.default_rng(2)
+
+    def even(*shape: int) -> np.ndarray:
+        return 2 * rng.integers(-30, 127, shape)
+
+    delays = rng.integers(0, 3, (4, 36)) if kind == "delay" else None
+    dense = Current("input", Dense(even(4, 36), delays))
+    conv = Current("input", Conv(even(4, 4, 3, 3), padding=(1, 1)))
+    currents = (conv, Current("input", Identity(96))) if kind == "conv" else (dense,)
+    layer = Lif("a", currents, rng.integers(-4000, 4000, 4), 4000, 700, 900)
+    frames = rng.integers(0, 1 << 16, (2, 6, 4, 3, 3)).astype(np.uint16)
+    return Graph(Input((4, 3, 3), 16), (layer,)), frames
+
+
+@pytest.mark.parametrize("model", ["leaf", "stock"])
+@pytest.mark.parametrize("kind", ["conv", "dense", "delay"])
+def test_what_leaves_24_bits_goes_on_as_in_lava(kind: str, model: str) -> None:
+    graph, frames = _overflowing(kind)
+    current = reference.run(graph, frames, states=True).current["a"]
+    assert np.abs(current.astype(np.int64)).max() > 50 * STATE_LIMIT
     assert_equal(graph, frames, simulate(graph, frames, model=model, record="states"))
 
 

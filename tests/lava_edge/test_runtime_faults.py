@@ -131,7 +131,7 @@ def test_simulate_damaged_network_in_the_child_raises(
 
 def test_simulate_stopped_simulator_raises_after_the_stall() -> None:
     tap = Tap(given=1, whole=4)
-    results = simulate(_graph(), iter(tap), batch=1, stall_s=1.0)
+    results = simulate(_graph(), iter(tap), batch=1, stall_s=5.0)
     next(results)
     run = only_simulator()
     for pid in session(run.pid):

@@ -73,6 +73,35 @@ def test_sample_waits_for_its_group_or_for_flush(bundle):
         check_answers({a.sample: a.label for a in uplink.answers()}, codes)
 
 
+def test_arrays_that_the_caller_reuses_travel_as_they_were_given(bundle):
+    codes = random_code(6)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=3) as uplink:
+        one = np.empty_like(codes[0])
+        for sample, code in enumerate(codes):
+            one[:] = code
+            uplink.send(sample, one)
+        check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        step = np.empty_like(codes[0][0])
+        for sample, code in enumerate(codes):
+            for number in range(STEPS):
+                step[:] = code[number]
+                uplink.send_step(sample, number + 1, step)
+        check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+
+
+@pytest.mark.parametrize("number", [-1, packet.MAX_SAMPLE + 1, 1.0, "1", None])
+def test_impossible_sample_number_is_refused_and_harms_no_other(bundle, number):
+    codes = random_code(3)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, group=2) as uplink:
+        with pytest.raises(DataError, match="sample"):
+            uplink.send(number, codes[0])
+        with pytest.raises(DataError, match="sample"):
+            uplink.send_step(number, 1, codes[0][0])
+        check_answers(collect(uplink, codes), codes)
+    assert uplink.lost == uplink.waiting == ()
+
+
 def test_link_closed_before_a_group_is_complete_reports_it_lost(bundle):
     codes = random_code(2)
     with cloud([bundle]) as server, Uplink(server.address, bundle, group=3) as uplink:

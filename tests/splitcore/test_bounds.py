@@ -106,6 +106,11 @@ def test_bound_of_transposed_conv_sums_the_taps_of_one_phase():
     )
 
 
+def test_bound_of_transposed_conv_of_a_giant_stride_counts_its_taps_alone():
+    giant = ConvTranspose(np.full((1, 1, 2, 1), 2), (1 << 20, 1 << 20))
+    assert bound_of(giant, (1, 1, 1)).activation == 2
+
+
 @pytest.mark.parametrize("steps", [None, "own"])
 def test_bounds_hold_on_random_heads(steps):
     for head in heads(15, filters=True):

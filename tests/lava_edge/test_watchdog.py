@@ -1,0 +1,91 @@
+"""When silence of the simulator is a stall: on a clock that the test turns."""
+
+import os
+from typing import Any
+
+import pytest
+
+from lava_edge import watchdog
+from lava_edge.channel import Channel, Kind
+from splitcore.errors import SimulationError
+
+STALL_S = 10.0
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Living:
+    """A process that lives and says nothing."""
+
+    def poll(self) -> None:
+        return None
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(watchdog, "time", clock := Clock())
+    monkeypatch.setattr(watchdog, "POLL_S", 0.01)
+    return clock
+
+
+@pytest.fixture
+def said():
+    """What the simulator writes, and its end as we see it."""
+    result, theirs = os.pipe()
+    os.set_blocking(result, False)
+    simulator: Any = watchdog.Simulator({}, STALL_S)
+    simulator._fds, simulator._process = {"result": result}, Living()
+    say = Channel(-1, theirs).write
+    say(Kind.READY)
+    yield simulator, say
+    os.close(theirs)
+    os.close(result)
+
+
+@pytest.mark.parametrize("kind", [Kind.STEP, None])
+def test_pause_of_the_caller_is_no_silence_of_the_simulator(clock, said, kind):
+    simulator, say = said
+    records = simulator.records(busy=lambda: True)
+    if kind is not None:
+        say(kind)
+        assert next(records).kind is kind
+    else:
+        assert next(records) is None
+    clock.now += 5 * STALL_S
+    for _ in range(3):
+        assert next(records) is None
+        clock.now += 0.3 * STALL_S
+    assert next(records) is None
+
+
+def test_silence_while_an_answer_is_owed_is_a_stall(clock, said):
+    simulator, _ = said
+    waited = iter(range(100))
+
+    def busy() -> bool:
+        clock.now += 0.4 * STALL_S  # passes while we poll, not while the caller does something else
+        return next(waited) >= 0
+
+    records = simulator.records(busy)
+    for _ in range(3):
+        assert next(records) is None
+    with pytest.raises(SimulationError, match="has not answered for 10 s"):
+        next(records)
+
+
+def test_silence_while_nothing_is_owed_is_none(clock, said):
+    simulator, _ = said
+
+    def idle() -> bool:
+        clock.now += 5 * STALL_S
+        return False
+
+    records = simulator.records(idle)
+    assert [next(records) for _ in range(3)] == [None] * 3
