@@ -23,7 +23,6 @@ from training.evaluate import Answers
 from training.model import SplitModel
 
 PROBE_SAMPLES = 16
-CODE_SAMPLES = 8192  # training images over which the code's rates and context model are taken
 
 
 def export(
@@ -39,7 +38,7 @@ def export(
     graph, tail = model.lower()
     progress = progress or Progress(disable=True)
     test = _answers(model, dataset.test, "test images", progress)
-    code = _answers(model, dataset.train.some(CODE_SAMPLES), "codes", progress).code_ntchw
+    code = _answers(model, dataset.train.some(context_fit.SAMPLES), "codes", progress).code_ntchw
     bits = config.model.input_bits
     probed = dataset.test.evenly(PROBE_SAMPLES)
     probe = Probe(

@@ -24,8 +24,8 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.conv.process import Conv as ConvProcess
 from lava.proc.dense.process import DelayDense as DelayDenseProcess
 from lava.proc.dense.process import Dense as DenseProcess
-from lava.utils.weightutils import SignMode
 from lava.proc.lif.process import LIFReset
+from lava.utils.weightutils import SignMode
 
 from lava_edge.network.process import EdgeNetwork, FrameSource, SpikeTap, StateTap, whc
 from splitcore.errors import GraphError

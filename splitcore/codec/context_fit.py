@@ -40,6 +40,8 @@ SMALL_GAIN = 1e-3  # nats a sample: what is left to gain is not worth a step
 FAIR_GAIN = 0.25  # of what a step should gain; below, its curvature is too wrong to go on with
 _TAPS = len(NOW_OFFSETS) + len(BEFORE_OFFSETS) + MAX_PHASES - 2
 
+SAMPLES = 8192  # training images whose codes are worth fitting to
+
 
 def fit(code_ntchw: np.ndarray, done: Callable[[], None] | None = None) -> ContextModel:
     """The context model of code spikes (N, T, C, H, W) of training images.

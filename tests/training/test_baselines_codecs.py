@@ -120,6 +120,22 @@ def test_one_bit_is_charged_at_most_its_bits_and_the_codec_id() -> None:
     assert all(len(payload) <= 16 * 8 * 8 // 8 + codec.envelope_bytes for payload in payloads)
 
 
+def test_one_bit_learns_from_training_codes_what_its_bits_repeat() -> None:
+    """Four channels that say the same cost hardly more than one, once that is known."""
+    codec = OneBit(1, 4).eval()
+    truth = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 1, 8, 8))).float()
+    code = truth.expand(-1, 4, -1, -1)
+
+    def mean_bits() -> float:
+        return float(np.mean([8 * (len(codec.pack(each)) - 1) for each in code[200:]]))
+
+    assert mean_bits() > 0.5 * 256
+    codec.observe(code[:200])
+    assert mean_bits() < 0.3 * 256  # 64 of 256 are news
+    packed = codec.pack(code[250])
+    assert torch.equal(codec.unpack(packed, (4, 8, 8)), (code[250] > 0).float())
+
+
 def test_one_bit_gradient_stops_outside_plus_minus_one() -> None:
     code = torch.tensor([-1.5, -0.5, 0.5, 1.5]).reshape(1, 1, 2, 2).requires_grad_()
     bits = OneBit(1, 1).eval().soften(code)

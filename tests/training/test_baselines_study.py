@@ -23,6 +23,7 @@ from training.baselines.split_ann import SplitAnn, without_codec
 from training.baselines.stored import Stored
 from training.baselines.study import study
 from training.blocks import NeuronConfig
+from training.losses import divergence
 from training.model import SplitModel
 
 
@@ -161,8 +162,26 @@ def test_study_measures_every_baseline_on_real_bytes(views: int, until: str | No
     for figures in test.values():
         assert figures["samples"] == 64
         assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
+    assert rows["BottleNet"]["header_bits_not_charged"] > 1000
     alone = study(settings, data, ann, only=(Rival.ONE_BIT,))["rows"]
     assert alone == [rows["1-bit CNN"]]
+
+
+def test_fit_learns_from_the_teacher_as_much_as_the_recipe_says() -> None:
+    data = small_digits(512)
+    torch.manual_seed(1)
+    teacher = _net(None)
+    agreed = []
+    for share in (0.0, 1.0):
+        net = _net(OneBit(8, 8))
+        taught = config.Distillation(weight=share, temperature=1.0)
+        recipe = config.Recipe(epochs=4, batch_size=64, distillation=taught)
+        fit(net, data.train, recipe, teacher=teacher)
+        images = torch.from_numpy(data.test.images).float() / 255
+        with torch.no_grad():
+            ours, theirs = net.eval()(images), teacher(images)
+        agreed.append(float(divergence(ours, theirs, 1.0)))
+    assert agreed[1] < 0.2 * agreed[0]
 
 
 def test_fit_of_a_codec_alone_leaves_the_backbone_as_it_was() -> None:

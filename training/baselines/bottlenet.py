@@ -62,11 +62,18 @@ class BottleNet(FeatureCodec):
     def unpack(self, payload: bytes, shape: tuple[int, ...]) -> torch.Tensor:
         """The code of a payload."""
         low, high = RANGE.unpack_from(payload)
-        rows, columns = _grid(shape[0])
-        picture = (rows * shape[1], columns * shape[2])
-        levels = jpeg.decompress(payload[RANGE.size :], picture, self.quality)
+        levels = jpeg.decompress(payload[RANGE.size :], _picture(shape), self.quality)
         code = low + _untile(levels, shape).astype(np.float32) / LEVELS * (high - low)
         return torch.from_numpy(code.astype(np.float32))
+
+    def header_bits(self, shape: tuple[int, ...]) -> int:
+        """JPEG's own, of the tiled picture."""
+        return 8 * jpeg.header_bytes(_picture(shape), self.quality)
+
+
+def _picture(shape: tuple[int, ...]) -> tuple[int, int]:
+    rows, columns = _grid(shape[0])
+    return rows * shape[1], columns * shape[2]
 
 
 def _grid(channels: int) -> tuple[int, int]:

@@ -51,6 +51,13 @@ class FeatureCodec(torch.nn.Module, ABC):
     def unpack(self, payload: bytes, shape: tuple[int, ...]) -> torch.Tensor:
         """The code (C, H, W) of a payload; shape is known to both sides."""
 
+    def observe(self, code: torch.Tensor) -> None:
+        """Learn how to send such codes (N, C, H, W): those of training images, when trained."""
+
+    def header_bits(self, shape: tuple[int, ...]) -> int:
+        """Bits of a payload's file format that both sides know and nobody sends."""
+        return 0
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features as the cloud will have them, differentiable."""
         return self.decoder(self.soften(self.encoder(features)))

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from measure.interval import wilson_interval
+from training.baselines.codec import FeatureCodec
 from training.baselines.split_ann import SplitAnn
 from training.baselines.stored import as_input
 from training.data.dataset import Split
@@ -27,6 +29,21 @@ class Measured:
     def row(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)
+
+
+def codes(model: SplitAnn, split: Split, *, batch: int = 256) -> torch.Tensor:
+    """What the encoder of a cut model makes of these images, (N, C, H, W) float32."""
+    assert isinstance(model.codec, FeatureCodec)
+    device = model.readout.weight.device
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        found = [
+            model.codec.encoder(model.edge(as_input(split.images[start : start + batch], device)))
+            for start in range(0, len(split), batch)
+        ]
+    model.train(was_training)
+    return torch.cat(found).float().cpu()
 
 
 def evaluate(model: SplitAnn, split: Split, *, batch: int = 256) -> Measured:

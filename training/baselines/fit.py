@@ -18,6 +18,7 @@ from training.checkpoint import Checkpoint
 from training.config import Recipe
 from training.data.dataset import Split
 from training.lif import fast_dtype
+from training.losses import divergence
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ def fit(
     begin: Checkpoint | None = None,
     after: Callable[[Epoch], None] | None = None,
     stored: Stored | None = None,
+    teacher: SplitAnn | None = None,
     progress: Progress | None = None,
     name: str = "baseline",
 ) -> list[float]:
@@ -49,11 +51,16 @@ def fit(
     penalties, step_loss) has no meaning here.
     begin: where an earlier run of this recipe stopped; after: called at the end of each epoch.
     stored: features behind the edge's frozen blocks, which then do not run.
+    teacher: an uncut network whose scores of the same inputs are learned from too, by
+    `recipe.distillation`. Its first blocks are those that gave what is stored.
     """
     if train.images.ndim != 4:
         raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
     torch.manual_seed(recipe.seed)
     device = next(model.parameters()).device
+    skipped = 0 if stored is None else stored.blocks
+    if teacher is not None:
+        teacher.eval()
     model.train().requires_grad_(True)
     for part in frozen:
         part.eval().requires_grad_(False)
@@ -81,8 +88,13 @@ def fit(
                 inputs = stored.batch(rows, epoch)
             labels = torch.from_numpy(train.labels_n[rows]).to(device)
             with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
-                scores = forward(inputs, blocks=0 if stored is None else stored.blocks)
-            loss = F.cross_entropy(scores.float(), labels, label_smoothing=recipe.label_smoothing)
+                scores = forward(inputs, blocks=skipped).float()
+                with torch.no_grad():
+                    taught = None if teacher is None else teacher(inputs, blocks=skipped).float()
+            loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+            if taught is not None:
+                share, temperature = recipe.distillation.weight, recipe.distillation.temperature
+                loss = (1 - share) * loss + share * divergence(scores, taught, temperature)
             optimise.schedule(optimiser, peaks, epoch * batches + index, recipe.epochs * batches)
             optimiser.zero_grad()
             loss.backward()

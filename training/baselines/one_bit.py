@@ -4,7 +4,7 @@
     cloud   conv, or transposed conv where there is a stride, batch norm, ReLU
 
 Its bits go through the very codecs that carry our spikes, as spikes of a single step, with firing
-rates that both sides know.
+rates and a context model of the training images' codes that both sides know, as in a bundle.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from splitcore.codec import context_fit
 from splitcore.codec.context import CodeContext
+from splitcore.codec.context_model import ContextModel
 from splitcore.codec.registry import decode, encode_best
 from training.baselines.codec import FeatureCodec, conv_norm, upscale_norm
-
-MOMENTUM = 0.1
 
 
 class OneBit(FeatureCodec):
@@ -29,20 +29,23 @@ class OneBit(FeatureCodec):
         super().__init__()
         self.encoder = conv_norm(channels, code_channels, kernel, torch.nn.Identity(), stride)
         self.decoder = upscale_norm(code_channels, channels, stride, torch.nn.ReLU())
-        self.rates: torch.Tensor
-        self.register_buffer("rates", torch.full((code_channels,), 0.5))
+        self._rates = (0.5,) * code_channels
+        self._model: ContextModel | None = None
 
     def soften(self, code: torch.Tensor) -> torch.Tensor:
         """0 or 1; the gradient passes where the value is within ±1 (Hubara et al. 2016)."""
         bits = (code.detach() > 0).to(code.dtype)
-        if self.training:
-            self.rates.lerp_(bits.float().mean((0, 2, 3)), MOMENTUM)
         within = code.clamp(-1, 1)
         return bits + within - within.detach()
 
+    def observe(self, code: torch.Tensor) -> None:
+        """Take rates and context model from the codes of training images."""
+        bits = (code > 0).to(torch.uint8).numpy()[:, None]
+        self._rates = tuple(float(rate) for rate in bits.mean(axis=(0, 1, 3, 4), dtype=np.float64))
+        self._model = context_fit.fit(bits)
+
     def _context(self, shape: tuple[int, ...]) -> CodeContext:
-        rates = tuple(float(rate) for rate in self.rates.clamp(0, 1))
-        return CodeContext((1, shape[0], shape[1], shape[2]), rates)
+        return CodeContext((1, shape[0], shape[1], shape[2]), self._rates, self._model)
 
     def pack(self, code_chw: torch.Tensor) -> bytes:
         """The codec's id, then its payload."""

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from rich.progress import Progress
 
+from splitcore.codec import context_fit
 from splitcore.errors import ConfigError
 from splitcore.splits import backbone_named
 from training.baselines.bottlenet import BottleNet
 from training.baselines.bottlenetpp import BottleNetPlusPlus
 from training.baselines.codec import FeatureCodec
 from training.baselines.edge_cost import edge_layers, raw_bits
-from training.baselines.evaluate import evaluate
+from training.baselines.evaluate import codes, evaluate
 from training.baselines.fit import fit
 from training.baselines.int8_edge import quantised_edge
 from training.baselines.jpeg import JpegUpload, header_bytes
@@ -43,7 +44,8 @@ def study(
     """Train and measure the baselines that belong beside the cut spiking run of this config.
 
     whole: the trained ANN they begin with. They train by the run's own recipe: as many epochs, of
-    which as many for the codec alone, and frozen blocks where the spiking one has them. Codes are
+    which as many for the codec alone, frozen blocks where the spiking one has them, and a teacher,
+    which is the ANN itself. Codes are
     sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps, BottleNet++
     about as many, BottleNet as many channels. Each row holds the layers that the edge computes, the
     figures on the validation images, for choosing, and those on the test images. Each begins with
@@ -102,8 +104,11 @@ def _split_rows(
         torch.manual_seed(config.recipe.seed)
         codec = make()
         model = whole.cut_at(cut, codec.to(device))
-        _train(model, name, config.recipe, dataset, stored, progress)
-        rows.append(_row(name, "split", model, dataset))
+        _train(model, name, config.recipe, dataset, stored, whole, progress)
+        code = codes(model, dataset.train.some(context_fit.SAMPLES))
+        codec.observe(code)
+        header = codec.header_bits(tuple(code.shape[1:]))
+        rows.append(_row(name, "split", model, dataset, header_bits_not_charged=header))
         if isinstance(codec, BottleNetPlusPlus):
             on_cpu = copy.deepcopy(model).cpu()
             small = quantised_edge(on_cpu, calibration)
@@ -117,12 +122,14 @@ def _train(
     recipe: Recipe,
     dataset: Dataset,
     stored: Stored | None,
+    teacher: SplitAnn,
     progress: Progress | None,
 ) -> None:
-    """The codec alone, then all that may change, at half the rate: it starts from a working model.
+    """The codec alone, then all that may change, at half the rates: it starts from a working model.
 
     What the recipe gives no codec epochs of its own still gets one in four.
     """
+    halved = {name: getattr(recipe, name) / 2 for name in ("learning_rate", "adamw_rate")}
     alone = recipe.codec_epochs or max(1, recipe.epochs // 4)
     rest = max(1, recipe.epochs - alone)
     for label, frozen, changed in (
@@ -130,7 +137,7 @@ def _train(
         (
             name,
             () if stored is None else (model.edge[: stored.blocks],),
-            {"epochs": rest, "learning_rate": recipe.learning_rate / 2},
+            {"epochs": rest, **halved},
         ),
     ):
         fit(
@@ -139,6 +146,7 @@ def _train(
             recipe.model_copy(update=changed),
             frozen=frozen,
             stored=stored,
+            teacher=teacher,
             progress=progress,
             name=label,
         )
