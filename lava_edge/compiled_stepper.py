@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lava_edge import kernels
+from lava_edge.layout import drive_shape, margin, padded, scatters
 from measure.counts import Counts, fan_out
 from splitcore.graph import (
     DECAY_UNITY,
@@ -35,6 +36,7 @@ from splitcore.graph import (
 # Scattering wins while events × vectors a kernel < this × rows of fields that gathering visits.
 # Measured on Zen 4; the higher figure is for the unrolled kernel of 3×3 with 16 channels.
 SCATTER_COST, SCATTER_COST_UNROLLED = 6, 12
+MAX_WEIGHT_BYTES = 1 << 28  # of a grouped convolution with the zeros between its groups
 CHUNK = 4  # samples that go through all layers together, so that their state stays in cache
 
 
@@ -51,6 +53,8 @@ def unfit(graph: Graph) -> str | None:
             weight = _weight_of(synapse)
             reach = int(np.abs(weight.reshape(len(weight), -1)).sum(axis=1).max())
             total += reach * graph.source_max(current.source)
+            if _expanded_bytes(graph, layer, current) > MAX_WEIGHT_BYTES:
+                return f"the grouped weights of layer {layer.name} would need too much memory"
         if total >= STATE_LIMIT:
             return f"the sums of layer {layer.name} could leave 24 bits"
     return None
@@ -67,16 +71,27 @@ def _weight_of(synapse: object) -> np.ndarray:
     raise AssertionError(f"no such synapse: {synapse}")
 
 
+def _expanded_bytes(graph: Graph, layer: Lif, current: Current) -> int:
+    """What the kernels' copy of a grouped convolution takes: zeros between its groups included."""
+    sources, targets = graph.shapes[current.source][0], graph.shapes[layer.name][0]
+    match current.synapse:
+        case Identity():
+            groups, taps = sources, 1
+        case Conv(weight_oihw=weight, groups=groups):
+            taps = math.prod(weight.shape[2:])
+        case _:
+            return 0
+    if groups == 1 or (groups == sources == targets and current.source != graph.input.name):
+        return 0
+    return 2 * taps * padded(sources) * padded(targets)
+
+
 def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
     """Zeros that begin on a cache line, so that no vector of a pixel straddles two."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, dtype=np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def _padded(channels: int) -> int:
-    return -(-channels // 16) * 16
 
 
 @dataclass(eq=False)
@@ -91,26 +106,6 @@ class _Source:
     spikes: np.ndarray
 
 
-def _scatters(synapse: Synapse) -> bool:
-    """Whether events may add their whole kernel at once: its columns lie side by side."""
-    return (
-        isinstance(synapse, Conv)
-        and synapse.groups == 1
-        and synapse.stride == (1, 1)
-        and synapse.dilation == (1, 1)
-    )
-
-
-def _margin(layer: Lif) -> tuple[int, int]:
-    """Rows and columns around a layer's drive that scattered kernels may reach."""
-    reach = [(0, 0)]
-    for current in layer.currents:
-        if _scatters(current.synapse) and isinstance(current.synapse, Conv):
-            kernel, pad = current.synapse.weight_oihw.shape[2:], current.synapse.padding
-            reach.append((kernel[0] - 1 - pad[0], kernel[1] - 1 - pad[1]))
-    return max(y for y, _ in reach), max(x for _, x in reach)
-
-
 class _Layer:
     """The state of one layer and its currents, ready for the kernels."""
 
@@ -118,12 +113,13 @@ class _Layer:
         self.layer, self.index = layer, index
         self.shape = graph.shapes[layer.name]
         channels, height, width = self.shape
-        self.channels = _padded(channels)
+        self.channels = padded(channels)
         self.size = height * width * self.channels
-        margin_y, margin_x = _margin(layer)
-        self.pitch = (width + 2 * margin_x) * self.channels
+        margin_y, margin_x = margin(layer)
+        rows, columns, _ = drive_shape(graph, layer)
+        self.pitch = columns * self.channels
         self.origin = margin_y * self.pitch + margin_x * self.channels
-        self.drive_size = (height + 2 * margin_y) * self.pitch
+        self.drive_size = rows * self.pitch
         self.states = states
         filtered = states or layer.current_decay < DECAY_UNITY
         self.voltage = _aligned((samples, self.size), np.int32)
@@ -175,15 +171,16 @@ class _Sum:
         if isinstance(synapse, Identity):
             synapse = synapse.as_conv(shape[0])
         target = graph.shapes[layer.name]
-        out_channels = _padded(target[0])
+        out_channels = padded(target[0])
         fan = np.broadcast_to(fan_out(synapse, shape), (1, *shape[1:]))
         self.fan = np.ascontiguousarray(fan.reshape(-1))
+        self.depthwise = not self.from_input and _is_depthwise(synapse, shape[0], target[0])
         if isinstance(synapse, Dense):
             by_place = synapse.weight_oi.reshape(-1, *shape)
             geometry = (*shape[1:], 1, 1, 0, 0, 1, 1, 1, 1)
         else:
             assert isinstance(synapse, Conv)
-            by_place = _ungrouped(synapse)
+            by_place = synapse.weight_oihw if self.depthwise else _ungrouped(synapse)
             kernel = synapse.weight_oihw.shape[2:]
             geometry = (
                 *kernel,
@@ -192,11 +189,6 @@ class _Sum:
                 *synapse.dilation,
                 *target[1:],
             )
-        self.depthwise = (
-            isinstance(synapse, Conv)
-            and synapse.groups == shape[0] == target[0]
-            and not self.from_input
-        )
         self.geometry = tuple(
             int(size)
             for size in (
@@ -205,16 +197,12 @@ class _Sum:
             )
         )
         self._prepare_scatter(synapse)
-        self.weight = (
-            _taps_first(synapse.weight_oihw, 1, out_channels)
-            if self.depthwise and isinstance(synapse, Conv)
-            else _taps_first(by_place, source.channels, out_channels)
-        )
+        self.weight = _taps_first(by_place, 1 if self.depthwise else source.channels, out_channels)
 
     def _prepare_scatter(self, synapse: Synapse) -> None:
         _, width, channels, kernel_y, kernel_x = self.geometry[:5]
         out_height, out_width, out_channels = self.geometry[11:14]
-        if not (_scatters(synapse) and isinstance(synapse, Conv)):
+        if not (scatters(synapse) and isinstance(synapse, Conv)):
             self.flipped = np.zeros(1, dtype=np.int16)
             self.places = self.rows = np.zeros(1, dtype=np.int32)
             self.few = 0
@@ -253,6 +241,10 @@ class _Sum:
             source.spikes, source.starts, lo, hi,
             self.geometry, self.weight, self.fan, drive, touched, passed,
         )  # fmt: skip
+
+
+def _is_depthwise(synapse: Synapse, sources: int, targets: int) -> bool:
+    return isinstance(synapse, Conv) and synapse.groups == sources == targets
 
 
 def _ungrouped(synapse: Conv) -> np.ndarray:
@@ -433,18 +425,22 @@ class CompiledStepper:
 
 
 def touch_kernels() -> None:
-    """Load or compile every kernel by using it once."""
-    conv = Conv(np.full((1, 1, 1, 1), 2))
-    lifs = [
-        Lif(name, (Current(source, synapse),), np.zeros(1, dtype=int), 1, 0)
-        for name, source, synapse in (
-            ("a", "input", conv),
-            ("b", "a", conv),
-            ("c", "b", Identity(2)),
-        )
-    ]
+    """Load or compile every kernel by using it once, in each layout of its arrays: of the layers'
+    drives the largest are contiguous, the others are not.
+    """
+    one, nine = (Conv(np.full((1, 1, side, side), 2)) for side in (1, 3))
     for bits in (0, 1):
-        engine = CompiledStepper(Graph(Input((1, 1, 1), bits), tuple(lifs)), 1)
-        engine.reset(1)
-        engine.step(np.ones((1, 1, 1, 1), dtype=np.uint8))
-        engine.pack("c", np.zeros((1, 1), dtype=np.uint8), 0)
+        for first in (one, nine):
+            layers = [
+                Lif(name, (Current(source, synapse),), np.zeros(1, dtype=int), 1, 0)
+                for name, source, synapse in (
+                    ("largest", "input", one),
+                    ("a", "input", first),
+                    ("b", "a", one),
+                    ("c", "b", Identity(2)),
+                )
+            ]
+            engine = CompiledStepper(Graph(Input((1, 3, 3), bits), tuple(layers)), 1)
+            engine.reset(1)
+            engine.step(np.ones((1, 1, 3, 3), dtype=np.uint8))
+            engine.pack("c", np.zeros((1, 2), dtype=np.uint8), 0)

@@ -84,5 +84,7 @@ def _check_shapes(graph: Graph, tail: Tail, probe: Probe) -> None:
     ):
         if got != expected:
             raise BundleError(f"{what}: expected {expected}, got {got}")
+    if probe.frames.dtype != np.uint8:
+        raise BundleError(f"probe frames: expected uint8, got {probe.frames.dtype}")
     if not len(probe.frames):
         raise BundleError("probe: expected at least one frame")

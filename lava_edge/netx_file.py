@@ -44,7 +44,7 @@ from lava_edge.netx_layers import (
     write_synapse,
     write_type,
 )
-from splitcore.errors import GraphError
+from splitcore.errors import GraphError, NetxError
 from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif, Shape, Synapse
 
 VERSION = 1
@@ -54,10 +54,16 @@ _VERSION, _BITS = "spikebottlenet_version", "input_message_bits"  # attributes
 
 
 def save(graph: Graph, path: Path) -> None:
-    """Write the network to one file, whole or not at all. GraphError for what has no form in it."""
+    """Write the network to one file, whole or not at all.
+
+    Raises GraphError for what has no form in it, NetxError where no file can be.
+    """
     if not graph.layers:
         raise GraphError("graph: an edge network has at least one layer")
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise NetxError(f"{path}: cannot be written ({error.strerror})") from None
     os.close(descriptor)
     try:
         with h5py.File(scratch, "w") as file:
@@ -85,6 +91,7 @@ def load(path: Path, input_message_bits: int | None = None) -> Graph:
         if version is None:
             graph = _read_chain(root, input_message_bits or 0)
         elif root.has("network"):
+            root.only("network")  # a stock reader would run what else there is
             graph = _read_network(root.group("network"))
         else:
             bits = root.attribute(_BITS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 
-from lava_edge.guarded_hdf5 import Group
+from lava_edge.guarded_hdf5 import MAX_TEXT, Group
 from splitcore.difference import difference
 from splitcore.errors import GraphError
 from splitcore.graph import (
@@ -45,7 +45,10 @@ def write_type(group: h5py.Group, kind: str) -> None:
 
 def write_name(group: h5py.Group, name: str) -> None:
     """A name as a fixed-length string; variable ones live in a heap that is not safe to read."""
-    group.attrs[NAME] = np.bytes_(name.encode("utf-8"))
+    raw = name.encode("utf-8")
+    if len(raw) > MAX_TEXT or not name.isprintable():
+        raise GraphError(f"layer {name[:40]!r}: expected a printable name of {MAX_TEXT} bytes")
+    group.attrs[NAME] = np.bytes_(raw)
 
 
 def write_lif(group: h5py.Group, layer: Lif) -> None:

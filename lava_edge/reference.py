@@ -48,6 +48,11 @@ def run(graph: Graph, frames_ntchw: np.ndarray, states: bool = False) -> Trace:
         raise DataError(
             f"frames: expected (N, T, {', '.join(map(str, graph.input.shape))}), got {frames.shape}"
         )
+    if frames.dtype.kind not in "biu" or not frames.shape[1]:
+        raise DataError(
+            f"frames: expected whole numbers over at least one step, got {frames.dtype} of "
+            f"{frames.shape[1]} steps"
+        )
     if frames.size and (frames.min() < 0 or frames.max() > graph.input.max_value):
         raise DataError(f"frames: expected values in [0, {graph.input.max_value}]")
     parts = [

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lava_edge import netx_file
+from lava_edge import layout
 from lava_edge.channel import Kind, Record
+from lava_edge.edge_source import EdgeSource, edge_source
 from lava_edge.feeder import Feeder, checked_sample
 from lava_edge.watchdog import Simulator
 from measure.counts import FIELDS, Counts, count
@@ -33,7 +32,6 @@ RECORDS = ("none", "spikes", "states")
 STALL_S = 600.0  # a wide stock network may well take minutes a step
 MAX_BATCH = 32
 BATCH_BYTES = 256 << 20  # state that samples side by side may take
-NEURON_BYTES = 16  # u, v, drive, an event and a spike
 AHEAD_STEPS = 4  # steps under way when streaming
 
 _ARRAYS = {Kind.SPIKES: "spikes", Kind.VOLTAGE: "voltage", Kind.CURRENT: "current"}
@@ -77,7 +75,7 @@ def simulate(
 ) -> Iterator[SampleResult]:
     """Simulate samples one after the other; yields a result each, in order, as they come.
 
-    edge: a NetX file (the simulator loads that very file) or a graph. frames_ntchw: levels
+    edge: a NetX file (the simulator loads its very bytes) or a graph. frames_ntchw: levels
     (N, T, C, H, W), or an iterable of samples (T, C, H, W); a view that repeats one frame over T
     is sent as one frame. model: "leaf" or "stock". conv: the routine of stock convolutions, Lava's
     own or "blas". batch: samples side by side (leaf only); None chooses. record: None, "spikes" of
@@ -93,7 +91,8 @@ def simulate(
     stock = model == "stock"
     if batch is not None and not 1 <= batch <= (1 if stock else 4096):
         raise UsageError(f"batch: expected {'1' if stock else '1 … 4096'}, got {batch}")
-    graph = edge if isinstance(edge, Graph) else netx_file.load(edge, input_message_bits)
+    source = edge_source(edge, input_message_bits)
+    graph = source.graph
     frames = iter(frames_ntchw)
     first = next(frames, None)
     if first is None:
@@ -112,7 +111,7 @@ def simulate(
         ahead=3 * size + (_pipeline_samples(graph, steps) if stock else 0),
         keep=stock,
     )
-    return _simulate(edge, graph, feeder, settings, stall_s)
+    return _simulate(source, feeder, settings, stall_s)
 
 
 def stream(
@@ -132,10 +131,11 @@ def stream(
     """
     if steps < 1 or ahead < 1:
         raise UsageError(f"stream: expected steps and ahead of at least 1, got {steps}, {ahead}")
-    graph = edge if isinstance(edge, Graph) else netx_file.load(edge, input_message_bits)
+    source = edge_source(edge, input_message_bits)
+    graph = source.graph
     settings = _settings("leaf", steps, input_message_bits, live=True)
     feeder = Feeder(graph, iter(frames_chw), steps=steps, batch=1, ahead=ahead, live=True)
-    return _stream(edge, graph, feeder, settings, stall_s)
+    return _stream(source, feeder, settings, stall_s)
 
 
 def run_netx(
@@ -146,14 +146,17 @@ def run_netx(
     stall_s: float = STALL_S,
 ) -> Iterator[np.ndarray]:
     """Output spikes (T, C, H, W) of a chain in stock NetX, sample by sample, watched as above."""
-    graph = edge if isinstance(edge, Graph) else netx_file.load(edge, input_message_bits)
+    source = edge_source(edge, input_message_bits)
+    graph = source.graph
     if not graph.is_chain:
         raise UsageError("stock NetX knows only chains: this network has a residual connection")
+    if not len(frames_ntchw):
+        return iter(())
     steps = len(checked_sample(graph, frames_ntchw[0]))
     settings = _settings("netx", steps, input_message_bits)
     ahead = _pipeline_samples(graph, steps) + 3
     feeder = Feeder(graph, iter(frames_ntchw), steps=steps, batch=1, ahead=ahead)
-    return _codes(edge, graph, feeder, settings, stall_s)
+    return _codes(source, feeder, settings, stall_s)
 
 
 def _settings(model: str, steps: int, bits: int | None, **others: Any) -> dict[str, Any]:
@@ -180,28 +183,14 @@ def _check(name: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _fitting_batch(graph: Graph) -> int:
-    neurons = sum(math.prod(graph.shapes[layer.name]) for layer in graph.layers)
-    return max(1, min(MAX_BATCH, BATCH_BYTES // (neurons * NEURON_BYTES)))
-
-
-def _start(
-    stack: ExitStack, edge: Path | Graph, settings: dict[str, Any], stall_s: float
-) -> Simulator:
-    if isinstance(edge, Graph):
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spikebottlenet-"))
-        path = Path(folder) / "edge.net"
-        netx_file.save(edge, path)
-    else:
-        path = Path(edge).resolve()
-    return stack.enter_context(Simulator({**settings, "path": str(path)}, stall_s))
+    return max(1, min(MAX_BATCH, BATCH_BYTES // layout.bytes_a_sample(graph)))
 
 
 def _simulate(
-    edge: Path | Graph, graph: Graph, feeder: Feeder, settings: dict[str, Any], stall_s: float
+    source: EdgeSource, feeder: Feeder, settings: dict[str, Any], stall_s: float
 ) -> Iterator[SampleResult]:
-    assembly = _Assembly(graph, settings)
-    with ExitStack() as stack:
-        simulator = _start(stack, edge, settings, stall_s)
+    assembly = _Assembly(source.graph, settings)
+    with Simulator(settings, stall_s, source.write) as simulator:
         feeder.start(simulator)
         for record in simulator.records(busy=lambda: feeder.sent > assembly.taken):
             if record is not None:
@@ -216,10 +205,9 @@ def _simulate(
 
 
 def _stream(
-    edge: Path | Graph, graph: Graph, feeder: Feeder, settings: dict[str, Any], stall_s: float
+    source: EdgeSource, feeder: Feeder, settings: dict[str, Any], stall_s: float
 ) -> Iterator[StepResult]:
-    with ExitStack() as stack:
-        simulator = _start(stack, edge, settings, stall_s)
+    with Simulator(settings, stall_s, source.write) as simulator:
         feeder.start(simulator)
         done = 0
 
@@ -229,7 +217,7 @@ def _stream(
         for record in simulator.records(busy):
             if record is not None:
                 done += 1
-                code = _unpacked(record.payload, graph.output_shape)
+                code = _unpacked(record.payload, source.graph.output_shape)
                 yield StepResult(record.sample, record.step, code, record.time_ns)
                 feeder.answered()
             if feeder.ended and done == feeder.sent:
@@ -239,10 +227,9 @@ def _stream(
 
 
 def _codes(
-    edge: Path | Graph, graph: Graph, feeder: Feeder, settings: dict[str, Any], stall_s: float
+    source: EdgeSource, feeder: Feeder, settings: dict[str, Any], stall_s: float
 ) -> Iterator[np.ndarray]:
-    with ExitStack() as stack:
-        simulator = _start(stack, edge, settings, stall_s)
+    with Simulator(settings, stall_s, source.write) as simulator:
         feeder.start(simulator)
         done = 0
 
@@ -252,7 +239,7 @@ def _codes(
         for record in simulator.records(busy):
             if record is not None and not (feeder.ended and done == feeder.sent):
                 done += 1
-                yield _unpacked(record.payload, (settings["steps"], *graph.output_shape))
+                yield _unpacked(record.payload, (settings["steps"], *source.graph.output_shape))
                 feeder.answered()
             if feeder.ended and done == feeder.sent:
                 break

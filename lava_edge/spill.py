@@ -77,7 +77,8 @@ class Spill:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("*.spill")):
-                self._recover(path)
+                if path.stem.isdecimal():  # others are somebody's copies
+                    self._recover(path)
         except OSError as error:
             raise LinkError(f"spill: {folder}: {error.strerror}") from None
         self._number = int(self._segments[-1].path.stem) if self._segments else 0

@@ -33,14 +33,20 @@ END_S = 3.0  # how long the simulator may take to clean up by itself
 POLL_S = 0.25
 READ_BYTES = PIPE_BYTES = 1 << 20
 MESSAGE_CHARACTERS = 2000
+MAX_SCRATCH = 107 - len("/pymp-12345678/listener-12345678")  # a socket's name has 107 bytes
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ; the fcntl module of Python 3.10 names it only on some builds
 
 
 class Simulator:
-    """One simulator process. Use as a context manager; frames go in by `send`, records come out."""
+    """One simulator process. Use as a context manager; frames go in by `send`, records come out.
 
-    def __init__(self, settings: dict[str, Any], stall_s: float) -> None:
-        self._settings, self._stall_s = settings, stall_s
+    write_edge: writes the network's file to the path it is given, in the scratch folder.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], stall_s: float, write_edge: Callable[[Path], object]
+    ) -> None:
+        self._settings, self._stall_s, self._write_edge = settings, stall_s, write_edge
         self._prefix = f"sbn_{secrets.token_hex(6)}_"
         self._scratch: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,6 +79,13 @@ class Simulator:
 
     def _start(self) -> None:
         self._scratch = tempfile.mkdtemp(prefix="spikebottlenet-")
+        if len(os.fsencode(self._scratch)) > MAX_SCRATCH:
+            raise OSError(
+                f"{self._scratch} is too long for the sockets below it; set TMPDIR to a folder of "
+                "a shorter name"
+            )
+        edge = Path(self._scratch) / "edge.net"
+        self._write_edge(edge)
         feed, result, control, said = os.pipe(), os.pipe(), os.pipe(), os.pipe()
         self._fds = {"feed": feed[1], "result": result[0], "control": control[1]}
         theirs = {"feed_fd": feed[0], "result_fd": result[1], "control_fd": control[0]}
@@ -83,7 +96,7 @@ class Simulator:
                 with contextlib.suppress(OSError):  # a kernel may allow less
                     fcntl.fcntl(fd, _SET_PIPE_SIZE, PIPE_BYTES)
                 os.set_blocking(fd, False)
-            places = {"prefix": self._prefix, "scratch": self._scratch}
+            places = {"prefix": self._prefix, "scratch": self._scratch, "path": str(edge)}
             self._process = subprocess.Popen(
                 [
                     sys.executable,

@@ -67,8 +67,15 @@ def _whole(name: str, value: int) -> int:
         raise GraphError(f"{name}: expected an integer, got {value!r}") from None
 
 
+def _several(name: str, values: Sequence[int]) -> list[int]:
+    try:
+        return [_whole(name, value) for value in values]
+    except TypeError:
+        raise GraphError(f"{name}: expected integers, got {values!r}") from None
+
+
 def _pair(name: str, value: Pair, low: int) -> Pair:
-    sizes = [_whole(name, size) for size in value]
+    sizes = _several(name, value)
     if len(sizes) != 2 or min(sizes) < low or max(sizes) > MAX_STRIDE:
         raise GraphError(f"{name}: expected two integers in [{low}, {MAX_STRIDE}], got {value}")
     return sizes[0], sizes[1]
@@ -231,8 +238,9 @@ class Input:
     name: str = "input"
 
     def __post_init__(self) -> None:
-        shape = tuple(_whole("input shape", size) for size in self.shape)
-        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "shape", tuple(_several("input shape", self.shape)))
+        bits = _whole("input message_bits", self.message_bits)
+        object.__setattr__(self, "message_bits", bits)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise GraphError(f"input shape: expected positive (C, H, W), got {self.shape}")
         _bounded("input shape", self.shape)

@@ -117,6 +117,7 @@ def test_export_of_file_that_reads_back_differently_raises(tmp_path, monkeypatch
     [
         ({"frames": np.zeros((4, 1, 6, 5), np.uint8)}, "probe frames"),
         ({"frames": np.zeros((3, 1, 6, 6), np.uint8)}, "probe codes"),
+        ({"frames": np.zeros((4, 1, 6, 6), np.uint16)}, "expected uint8, got uint16"),
         ({"code_ntchw": np.zeros((4, STEPS, 2, 6, 6), np.uint8)}, "probe code"),
         (
             {

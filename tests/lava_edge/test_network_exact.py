@@ -215,6 +215,11 @@ print("equal")
 """
 
 
+def test_stock_netx_of_no_samples_gives_none() -> None:
+    (head,) = heads(1, first_seed=60, samples=1, depth=2, residual=False, dense=False)
+    assert list(run_netx(head.graph, head.frames_ntchw[:0])) == []
+
+
 def test_blas_conv_random_cases_equal_lavas_own() -> None:
     """Bool and graded input, strides, padding, dilation, groups, sums beyond float32."""
     done = subprocess.run([sys.executable, "-c", BLAS_CHECK], capture_output=True, timeout=120)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lava_edge import compiled_stepper, reference, stepper
+from lava_edge import compiled_stepper, kernels, layout, reference, stepper
 from measure.counts import FIELDS, count
 from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif
 from tests.heads import heads
@@ -118,3 +118,54 @@ def test_build_without_numba_falls_back_and_is_exact(monkeypatch: pytest.MonkeyP
     engine = stepper.build(head.graph, 2)
     assert isinstance(engine, stepper.NumpyStepper)
     assert_equals_reference(engine, head.graph, head.frames_ntchw, states=True, repeated=False)
+
+
+COMPILED = ("list_values", "gather", "gather_graded", "depthwise", "add", "lif", "pack")
+
+
+def test_warm_up_compiles_all_that_is_used_later() -> None:
+    """Layers of unlike sizes and of one, graded input and spikes: no kernel meets a new type."""
+    stepper.warm_up()
+    before = {name: len(getattr(kernels, name).signatures) for name in COMPILED}
+    assert min(before.values()) > 0
+    for head in heads(6, first_seed=400, samples=3, filters=True):
+        engine = compiled_stepper.CompiledStepper(head.graph, 3)
+        assert_equals_reference(engine, head.graph, head.frames_ntchw, states=False, repeated=False)
+    assert {name: len(getattr(kernels, name).signatures) for name in COMPILED} == before
+
+
+def test_layout_is_that_of_the_kernels() -> None:
+    assert layout.LANES == kernels.LANES
+
+
+def test_bytes_a_sample_are_those_that_the_engine_takes() -> None:
+    for head in heads(6, first_seed=70, samples=1, filters=True):
+        engine = compiled_stepper.CompiledStepper(head.graph, 64)
+        held = [
+            *(array for part in engine._layers for array in vars(part).values()),
+            *(array for array in vars(engine._input).values()),
+            *(drive for drive, _ in engine._kept.values()),
+        ]
+        taken = sum(array.nbytes for array in held if isinstance(array, np.ndarray)) / 64
+        assert 0.6 * taken < layout.bytes_a_sample(head.graph) < 1.6 * taken
+
+
+def test_wide_depthwise_layer_needs_no_memory_for_what_it_does_not_connect() -> None:
+    """6,000 channels one by one: 36 million weights, were they written out."""
+    rng = np.random.default_rng(0)
+    channels = 6000
+    none = np.zeros(channels, int)
+    one_by_one = Conv(2 * rng.integers(-60, 80, (channels, 1, 1, 1)), groups=channels)
+    first = Lif("a", (Current("input", one_by_one),), none, 40, 1024)
+    second = Lif("b", (Current("a", one_by_one), Current("a", Identity(50))), none, 40, 1024)
+    source = Input((channels, 1, 1))
+    assert compiled_stepper.unfit(Graph(source, (first,))) is None
+    wide = Input((1 << 15, 1, 1))
+    assert "too much memory" in (compiled_stepper.unfit(_one_layer(Identity(2), wide)) or "")
+    graph = Graph(source, (first, second))
+    engine = compiled_stepper.CompiledStepper(graph, 2)
+    sums = [each for row in engine._sums[1:] for each in row]
+    assert len(sums) == 2
+    assert max(each.weight.nbytes for each in sums) < 1 << 20
+    frames = (rng.random((2, 3, *source.shape)) < 0.4).astype(np.uint8)
+    assert_equals_reference(engine, graph, frames, states=False, repeated=False)

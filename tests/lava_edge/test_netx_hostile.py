@@ -361,6 +361,19 @@ def test_load_of_declared_size_past_the_file_is_refused(path):
     refused(changed(path, change), "/layer/1/weight", "declares 1,099,511,627,776 bytes")
 
 
+def test_load_of_two_networks_in_one_file_is_refused(tmp_path):
+    """Stock NetX would run the chain, we the other one."""
+    path, chain = tmp_path / "edge.net", tmp_path / "chain.net"
+    entry, none = Input((1, 1, 1)), np.zeros(1, int)
+    first = Lif("a", (Current("input", Identity(64)),), none, 10, 1024)
+    meeting = (Current("a", Identity(64)), Current("input", Identity(2)))
+    netx_file.save(Graph(entry, (first, Lif("b", meeting, none, 10, 1024))), path)
+    netx_file.save(Graph(entry, (first,)), chain)
+    with h5py.File(path, "r+") as file, h5py.File(chain) as other:
+        other.copy("layer", file)
+    refused(path, "/layer", "unknown member")
+
+
 def test_load_of_an_input_past_all_memory_is_refused(path):
     change = put("layer/0/shape", [1 << 20, 1 << 20, 1 << 20])
     refused(changed(path, change), "/layer/0", "more than 67,108,864 values")

@@ -107,6 +107,20 @@ def test_file_without_bias_has_no_bias_dataset(tmp_path):
         assert "bias" not in file["layer/1"]
 
 
+@pytest.mark.parametrize("name", ["x" * 257, "two\nlines"])
+def test_save_of_a_name_that_cannot_be_read_again_raises(tmp_path, name):
+    layer = Lif(name, (Current("input", Identity(64)),), np.zeros(1, int), 10, 1024)
+    with pytest.raises(GraphError, match="expected a printable name"):
+        netx_file.save(Graph(Input((1, 1, 1)), (layer,)), tmp_path / "edge.net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_where_no_file_can_be_raises(tmp_path):
+    layer = Lif("a", (Current("input", Identity(64)),), np.zeros(1, int), 10, 1024)
+    with pytest.raises(NetxError, match=r"none/edge\.net: cannot be written"):
+        netx_file.save(Graph(Input((1, 1, 1)), (layer,)), tmp_path / "none" / "edge.net")
+
+
 def test_save_twice_gives_the_same_bytes(tmp_path):
     first = saved(residual(), tmp_path).read_bytes()
     assert saved(residual(), tmp_path).read_bytes() == first

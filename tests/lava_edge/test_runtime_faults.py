@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from lava_edge import netx_file
 from lava_edge.runtime import simulate, stream
-from splitcore.errors import DataError, SimulationError
+from splitcore.errors import DataError, NetxError, SimulationError
 from splitcore.graph import Conv, Current, Graph, Input, Lif
 from tests.lava_edge.leftovers import Run, only_simulator, session, simulators
 
@@ -194,6 +195,23 @@ for result in simulate(Path(sys.argv[1]), frames(), batch=1):
 """
 
 
+OF_A_GRAPH = """
+import time
+import numpy as np
+from lava_edge.runtime import simulate
+from splitcore.graph import Current, Graph, Identity, Input, Lif
+
+layer = Lif("a", (Current("input", Identity(64)),), np.zeros(1, int), 10, 1024)
+
+def frames():
+    yield np.ones((2, 1, 1, 1), np.uint8)
+    time.sleep(60)
+
+for _ in simulate(Graph(Input((1, 1, 1)), (layer,)), frames(), batch=1):
+    print("result", flush=True)
+"""
+
+
 def _script(path: Path, **others: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), str(path)],
@@ -239,6 +257,63 @@ def test_simulate_killed_caller_takes_the_simulator_along(edge_path: Path) -> No
     process.kill()
     process.communicate()
     run.wait_gone()
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files with a short name: sockets go there."""
+    with tempfile.TemporaryDirectory(prefix="sbn") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(folder)
+
+
+def test_simulate_killed_caller_leaves_no_file_of_a_graph(temporary: Path) -> None:
+    """A graph is written for the simulator, which cleans up when nobody else can."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(OF_A_GRAPH)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "result" in process.stdout.readline()
+    run = only_simulator(process.pid)
+    process.kill()
+    process.communicate()
+    run.wait_gone()
+    assert list(temporary.iterdir()) == []
+
+
+def test_simulate_where_no_socket_fits_says_so(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = temporary / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(SimulationError, match="set TMPDIR to a folder of a shorter name"):
+        next(simulate(_graph(), _frames(1)))
+    assert list(deep.iterdir()) == []
+
+
+def test_simulate_file_replaced_while_it_is_read_is_refused(
+    edge_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = netx_file.load
+
+    def slowly(*args: object) -> Graph:
+        found = load(*args)  # type: ignore[arg-type]
+        netx_file.save(_graph(), edge_path)
+        return found
+
+    monkeypatch.setattr(netx_file, "load", slowly)
+    with pytest.raises(NetxError, match="was replaced while it was read"):
+        simulate(edge_path, _frames(1))
+
+
+def test_simulate_file_replaced_later_is_simulated_as_it_was_read(edge_path: Path) -> None:
+    expected = [result.code_tchw for result in simulate(edge_path, _frames(2))]
+    results = simulate(edge_path, _frames(2))
+    edge_path.write_bytes(b"another network")
+    np.testing.assert_array_equal([result.code_tchw for result in results], expected)
 
 
 def _limit_files(size: int) -> None:

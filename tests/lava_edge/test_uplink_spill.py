@@ -219,6 +219,19 @@ def test_changed_byte_never_gives_another_sample(opened, tmp_path):
         assert len(found) < 3
 
 
+def test_copy_that_somebody_made_of_a_file_is_left_alone(opened, tmp_path):
+    spill = opened()
+    assert spill.put(one(0))
+    spill.close()
+    (number,) = tmp_path.glob("*.spill")
+    copy = number.with_name("backup.spill")
+    copy.write_bytes(number.read_bytes())
+    again = opened()
+    assert list(again.unanswered) == [0]
+    assert again.put(one(1))
+    assert copy.exists()
+
+
 def test_file_of_another_bundle_is_refused(opened, tmp_path):
     spill = opened()
     spill.put(one(1))

@@ -40,7 +40,7 @@ def said():
     """What the simulator writes, and its end as we see it."""
     result, theirs = os.pipe()
     os.set_blocking(result, False)
-    simulator: Any = watchdog.Simulator({}, STALL_S)
+    simulator: Any = watchdog.Simulator({}, STALL_S, lambda path: None)
     simulator._fds, simulator._process = {"result": result}, Living()
     say = Channel(-1, theirs).write
     say(Kind.READY)

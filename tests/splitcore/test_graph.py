@@ -84,6 +84,9 @@ def test_records_copy_their_arrays_and_refuse_writing():
         (lambda: Dense(weights(2, 3), np.full((2, 3), 63)), "dense delay"),
         (lambda: Dense(weights(2, 3), np.full((3, 2), 1)), "expected shape"),
         (lambda: Identity(255), "identity weight"),
+        (lambda: Conv(weights(2, 2, 1, 1), stride=2), "conv stride: expected integers, got 2"),  # type: ignore[arg-type]
+        (lambda: Input(5), "input shape: expected integers, got 5"),  # type: ignore[arg-type]
+        (lambda: Input((2, 1, 1), 2.5), "message_bits: expected an integer"),  # type: ignore[arg-type]
         (lambda: Input((2, 0, 3)), "input shape"),
         (lambda: Input((2, 1 << 20, 1 << 20)), "input shape: .* is more than 67,108,864"),
         (lambda: Input((2, 3, 3), 17), "message_bits"),
