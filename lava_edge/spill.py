@@ -13,9 +13,11 @@ records that were not answered are sent again.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import struct
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterator, KeysView
@@ -63,7 +65,7 @@ class Taken:
 class Spill:
     """First in, first out, whole samples and groups of them.
 
-    Not safe to use from two threads or processes at once.
+    Not safe to use from two threads at once; a second process is refused until `close`.
     """
 
     def __init__(self, folder: Path, digest: bytes, max_bytes: int = 256 << 20) -> None:
@@ -76,6 +78,7 @@ class Spill:
         self._unanswered: dict[int, _Record] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._unlock = weakref.finalize(self, os.close, _locked(folder))
             for path in sorted(folder.glob("*.spill")):
                 if path.stem.isdecimal():  # others are somebody's copies
                     self._recover(path)
@@ -164,6 +167,7 @@ class Spill:
     def close(self) -> None:
         """Write through to the disk. What was not answered stays for the next time."""
         self._close_writer()
+        self._unlock()
 
     def _writable(self) -> _Segment:
         if self._writer is not None and self._segments[-1].size < SEGMENT_BYTES:
@@ -257,3 +261,18 @@ def _packets(body: bytes) -> list[Packet]:
         at += _PACKET.size + size
         packets.append(Packet(sample, step, codec, body[at - size : at], more))
     return packets
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor of the folder that nobody else holds while it is open; it ends with us."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
+            raise LinkError(
+                f"spill: {folder}: is in use by another edge; give each a folder of its own"
+            ) from None
+        raise
+    return descriptor

@@ -103,6 +103,7 @@ def deliver(bundle: Bundle, server: str, spill: Path, **security: Any) -> int:
     """
     uplink = Uplink(server, bundle, spill=spill, **security)
     if not uplink.waiting:
+        uplink.close()
         return 0
     with uplink:
         return sum(1 for _ in uplink.answers())

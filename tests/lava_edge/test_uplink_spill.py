@@ -35,6 +35,8 @@ def opened(tmp_path):
     made = []
 
     def open_one(digest=DIGEST, **options):
+        for earlier in made:
+            earlier._unlock()  # as the end of its process would
         made.append(Spill(tmp_path, digest, **options))
         return made[-1]
 
@@ -217,6 +219,14 @@ def test_changed_byte_never_gives_another_sample(opened, tmp_path):
         found = taken(opened())
         assert found == [one(k) for k in range(len(found))]
         assert len(found) < 3
+
+
+def test_folder_in_use_is_refused_until_it_is_closed(bundle, tmp_path):
+    first = Spill(tmp_path, DIGEST)
+    with pytest.raises(LinkError, match="is in use by another edge"):
+        Spill(tmp_path, DIGEST)
+    first.close()
+    Spill(tmp_path, DIGEST).close()
 
 
 def test_copy_that_somebody_made_of_a_file_is_left_alone(opened, tmp_path):
