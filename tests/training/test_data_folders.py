@@ -236,6 +236,17 @@ def test_shape_that_would_fill_the_memory_is_refused(tmp_path):
         load(write_folder(tmp_path, two_classes(5)), image_shape=(3, 20_000, 20_000))
 
 
+def test_train_and_test_images_that_would_fill_the_memory_together_are_refused(
+    tmp_path, monkeypatch
+):
+    root = write_folder(tmp_path, TRAIN_AND_TEST)
+    # The 20 images of train alone would fill it.
+    monkeypatch.setattr("training.data.dataset.MAX_ARRAY_BYTES", 20 * 3 * 4 * 6)
+    with pytest.raises(DataError, match=r"26 samples of shape \(3, 4, 6\) take more than"):
+        load(root)
+    assert len(load_test(root).split) == 6
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 8), (3, 0, 8)])
 def test_impossible_image_shape_is_refused(tmp_path, shape):
     with pytest.raises(DataError, match="image shape: expected"):

@@ -27,12 +27,12 @@ from rich.progress import Progress
 from splitcore.errors import DataError
 from splitcore.graph import Shape
 from training.data.dataset import (
-    MAX_ARRAY_BYTES,
     Dataset,
     Split,
     TestPart,
     hold_out,
     hold_out_indices,
+    require_room,
     spread,
 )
 from training.data.image_files import Listing, Source, open_source
@@ -71,8 +71,10 @@ def load(path: Path, seed: int = 0, image_shape: Shape | None = None) -> Dataset
     Raises DataError naming the file or folder that is wrong.
     """
     with _opened(path, image_shape) as (name, layout, decoder):
-        train = decoder.split(name, *_flat(layout.train))
-        test = decoder.split(name, *_flat(layout.test)) if layout.test else None
+        given, held = _flat(layout.train), _flat(layout.test)
+        require_room(name, len(given[0]) + len(held[0]), decoder.shape)
+        train = decoder.split(name, *given)
+        test = decoder.split(name, *held) if layout.test else None
     classes = len(layout.classes)
     if test is None:
         train, test = hold_out(train, _count(TEST_SHARE, len(train), classes), seed, name)
@@ -95,6 +97,7 @@ def load_test(
             _, held = hold_out_indices(labels, count, seed, name)
             files, labels = [files[index] for index in held], labels[held]
         chosen = spread(len(files), samples, name)
+        require_room(name, len(chosen), decoder.shape)
         split = decoder.split(name, [files[index] for index in chosen], labels[chosen])
     return TestPart(name, layout.classes, split)
 
@@ -226,19 +229,13 @@ class _Decoder:
 
     def __init__(self, source: Source, shape: Shape, *, may_resize: bool) -> None:
         self._source = source
-        self._shape = shape
+        self.shape = shape
         self._may_resize = may_resize
         self.resized = 0
 
     def split(self, name: str, files: list[PurePosixPath], labels: np.ndarray) -> Split:
         """The images in these files as one Split."""
-        channels, height, width = self._shape
-        if len(files) * channels * height * width > MAX_ARRAY_BYTES:
-            raise DataError(
-                f"{name}: {len(files)} images of shape {self._shape} take more than "
-                f"{MAX_ARRAY_BYTES >> 30} GiB; ask for a smaller shape"
-            )
-        pixels = np.empty((len(files), *self._shape), dtype=np.uint8)
+        pixels = np.empty((len(files), *self.shape), dtype=np.uint8)
         small = len(self._source.read(files[0])) < THREADED_FILE_BYTES
         threads = 1 if small else os.cpu_count()
         progress = Progress(console=Console(stderr=True), transient=True)
@@ -263,7 +260,7 @@ class _Decoder:
         return len(images), resized
 
     def _decode(self, image: PurePosixPath) -> tuple[np.ndarray, bool]:
-        channels, height, width = self._shape
+        channels, height, width = self.shape
         opened = _open(self._source, image)
         resize = opened.size != (width, height)
         if resize and not self._may_resize:

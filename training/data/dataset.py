@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from splitcore.errors import DataError
 
-MAX_ARRAY_BYTES = 8 << 30  # of all images together, decoded
+MAX_ARRAY_BYTES = 8 << 30  # of all splits together, decoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,15 @@ class TestPart:
     name: str
     classes: tuple[str, ...]
     split: Split
+
+
+def require_room(name: str, samples: int, shape: tuple[int, ...]) -> None:
+    """Raise DataError where so many decoded samples of all splits are more than memory is for."""
+    if samples * math.prod(shape) > MAX_ARRAY_BYTES:
+        raise DataError(
+            f"{name}: {samples} samples of shape {tuple(shape)} take more than "
+            f"{MAX_ARRAY_BYTES >> 30} GiB; ask for a smaller shape"
+        )
 
 
 def hold_out(split: Split, count: int, seed: int, name: str) -> tuple[Split, Split]:

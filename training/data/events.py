@@ -19,7 +19,7 @@ from rich.progress import track
 
 from splitcore.errors import DataError
 from splitcore.graph import Shape
-from training.data.dataset import MAX_ARRAY_BYTES, Dataset, Split, hold_out
+from training.data.dataset import Dataset, Split, hold_out, require_room
 from training.data.torchvision_cifar import cache_folder
 
 NAMES = {"nmnist": "N-MNIST", "cifar10dvs": "CIFAR10-DVS"}
@@ -56,9 +56,11 @@ def load(
     to_frame = ToFrame(sensor_size=kind.sensor_size, n_time_bins=steps)
     if name == "nmnist":
         raw = _recordings(name, root, lambda to: [kind(to, train=train) for train in (True, False)])
+        require_room(name, sum(map(len, raw)), (steps, *shape))
         train, test = (_frames(name, part, to_frame, steps, shape) for part in raw)
     else:
         (raw,) = _recordings(name, root, lambda to: [kind(to)])
+        require_room(name, len(raw), (steps, *shape))
         everything = _frames(name, raw, to_frame, steps, shape)
         train, test = hold_out(everything, round(TEST_SHARE * len(everything)), seed, name)
     train, validation = hold_out(train, round(VALIDATION_SHARE * len(train)), seed, name)
@@ -78,12 +80,6 @@ def _frames(
     name: str, recordings: Any, to_frame: Callable[..., np.ndarray], steps: int, shape: Shape
 ) -> Split:
     channels, height, width = shape
-    size = len(recordings) * steps * channels * height * width
-    if size > MAX_ARRAY_BYTES:
-        raise DataError(
-            f"{name}: {len(recordings)} recordings of {steps} steps and shape {shape} take more "
-            f"than {MAX_ARRAY_BYTES >> 30} GiB; ask for a smaller shape or fewer steps"
-        )
     frames = np.empty((len(recordings), steps, *shape), dtype=np.uint8)
     labels = np.empty(len(recordings), dtype=np.int64)
     console = Console(stderr=True)
