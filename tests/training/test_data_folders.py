@@ -289,11 +289,51 @@ def test_pipe_in_place_of_an_image_is_refused_and_does_not_block(tmp_path):
         load(root)
 
 
-def test_link_to_the_folder_above_ends(tmp_path):
-    root = write_folder(tmp_path, two_classes(5))
+def test_links_to_the_folders_they_lie_in_are_not_followed(tmp_path):
+    plain = load(write_folder(tmp_path / "plain", two_classes(5)))
+    root = write_folder(tmp_path / "linked", two_classes(5))
+    (root / "again").symlink_to(root)
     (root / "ant" / "loop").symlink_to(root)
-    with pytest.raises(DataError, match="too deep"):
-        load(root)
+    (root / "ant" / "self").symlink_to(root / "ant")
+    assert load(root).digest == plain.digest
+
+
+def test_more_folders_than_the_bound_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "MAX_FOLDERS", 2)
+    three = two_classes(5) | {"cat/0.png": encoded()}
+    for path in (
+        write_folder(tmp_path / "folder", three),
+        write_zip(tmp_path / "files.zip", three),
+    ):
+        with pytest.raises(DataError, match="more than 2 folders"):
+            load(path)
+
+
+def test_zip_member_too_deep_is_refused_by_its_beginning(tmp_path):
+    deep = two_classes(5, "pack/train/") | {"/".join("abcdefg") * 9: b""}
+    with pytest.raises(DataError, match=r"files\.zip: a/b/c/d/e/…: lies too deep in folders"):
+        load(write_zip(tmp_path / "files.zip", deep))
+
+
+def test_zip_member_whose_own_header_names_it_by_no_text_is_refused(tmp_path):
+    path = write_zip(tmp_path / "files.zip", {**two_classes(5), "bee/é.png": encoded()})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff", 1))
+    with pytest.raises(DataError, match=r"bee/é\.png: damaged"):
+        load(path)
+
+
+def test_zip_member_that_is_no_lzma_is_refused_by_name(tmp_path):
+    path = tmp_path / "files.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, data in two_classes(5).items():
+            archive.writestr(name, data)
+    with zipfile.ZipFile(path) as archive:
+        first = archive.infolist()[0]
+    data = bytearray(path.read_bytes())
+    data[30 + len(first.filename) + 4] = 0xFF  # lzma's properties, behind header, name and version
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"ant/0\.png: damaged"):
+        load(path)
 
 
 def test_class_name_that_cannot_be_printed_is_refused(tmp_path):

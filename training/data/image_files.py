@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ from splitcore.errors import DataError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm"})
 MAX_DEPTH = 4  # one wrapping folder, train or test, a class, a file
 MAX_FILES = 5_000_000
+MAX_FOLDERS = 250_000  # train and test of as many classes as there may be, and some
 MAX_FILE_BYTES = 64 << 20
 
 
@@ -63,27 +65,43 @@ def _listing(where: Path, folders: set[PurePosixPath], images: list[PurePosixPat
     return Listing(tuple(sorted(folders)), tuple(sorted(images)))
 
 
+def _require_few(where: Path, folders: set[PurePosixPath]) -> None:
+    if len(folders) > MAX_FOLDERS:
+        raise DataError(f"{where}: more than {MAX_FOLDERS} folders")
+
+
 class _Folder:
     def __init__(self, path: Path) -> None:
         self.where = path
         folders: set[PurePosixPath] = set()
         images: list[PurePosixPath] = []
-        self._walk(PurePosixPath(), folders, images)
+        self._walk(PurePosixPath(), (), folders, images)
         self.listing = _listing(path, folders, images)
 
     def _walk(
-        self, at: PurePosixPath, folders: set[PurePosixPath], images: list[PurePosixPath]
+        self,
+        at: PurePosixPath,
+        above: tuple[tuple[int, int], ...],
+        folders: set[PurePosixPath],
+        images: list[PurePosixPath],
     ) -> None:
+        """above: device and inode of the folders on the way here; a link to one is no folder."""
         try:
             with os.scandir(self.where / at) as entries:
+                status = os.stat(self.where / at)
+                above = (*above, (status.st_dev, status.st_ino))
                 for entry in entries:
                     here = at / entry.name
                     if _hidden(here):
                         continue
-                    if entry.is_dir():  # links to folders too: the depth bounds a loop of them
+                    if entry.is_dir():  # links to folders too
+                        status = entry.stat()
+                        if (status.st_dev, status.st_ino) in above:
+                            continue
                         folders.add(here)
+                        _require_few(self.where, folders)
                         if len(here.parts) < MAX_DEPTH:
-                            self._walk(here, folders, images)
+                            self._walk(here, above, folders, images)
                     elif here.suffix.lower() in SUFFIXES and len(images) <= MAX_FILES:
                         images.append(here)
         except OSError as error:
@@ -111,6 +129,9 @@ class _Zip:
             inside = PurePosixPath(member.filename)
             if _hidden(inside):
                 continue
+            if len(inside.parts) > MAX_DEPTH + 1:
+                start = "/".join(inside.parts[: MAX_DEPTH + 1])
+                raise DataError(f"{path}: {start[:200]}/…: lies too deep in folders")
             if inside.parent not in folders:
                 folders.update(parent for parent in inside.parents if parent.parts)
             if member.is_dir():
@@ -119,6 +140,7 @@ class _Zip:
                 if inside in self._members:
                     raise DataError(f"{path}: holds {inside} twice")
                 self._members[inside] = member
+            _require_few(path, folders)
         self.listing = _listing(path, folders, list(self._members))
 
     def read(self, image: PurePosixPath) -> bytes:
@@ -128,7 +150,14 @@ class _Zip:
             raise DataError(f"{self.where}: {image}: larger than {MAX_FILE_BYTES >> 20} MiB")
         try:
             return self._archive.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            EOFError,
+            OSError,
+            ValueError,  # a name in the member's own header that is no text
+        ) as error:
             raise DataError(f"{self.where}: {image}: damaged ({error})") from None
         except (RuntimeError, NotImplementedError) as error:  # a password, a rare compression
             raise DataError(f"{self.where}: {image}: cannot be unpacked ({error})") from None
