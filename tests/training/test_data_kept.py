@@ -1,9 +1,12 @@
 """Decoded images of a zip: read again from the entry, never a stale or a damaged one."""
 
+import json
 import os
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from splitcore.errors import DataError
 from tests.training.test_data_folders import TRAIN_AND_TEST, two_classes, write_zip
@@ -64,6 +67,47 @@ def test_a_damaged_entry_is_made_again(archive, own_cache, decodings, damage):
     assert load(archive).digest == digest
     assert load(archive).digest == digest
     assert len(decodings) == 2
+
+
+def rewritten(entry, told=None, leave_out=None):
+    """The entry with other words beside its arrays, or one array fewer."""
+    with safe_open(entry, framework="numpy") as file:
+        names = [name for name in file.keys() if name != leave_out]  # noqa: SIM118
+        arrays, words = {name: file.get_tensor(name) for name in names}, file.metadata()["entry"]
+    save_file(arrays, entry, {"entry": words if told is None else told(words)})
+
+
+def changed(**fields):
+    return lambda words: json.dumps({**json.loads(words), **fields})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"leave_out": "test.labels"},
+        {"told": lambda words: words.replace('"classes"', '"glasses"')},
+        {"told": changed(classes="ab")},
+        {"told": changed(classes=["ant"])},
+        {"told": changed(name=5)},
+        {"told": lambda _words: "[1]"},
+        {"told": lambda _words: "[" * 100_000},
+    ],
+    ids=["array", "no classes", "text", "too few", "name", "list", "deep"],
+)
+def test_an_entry_whose_content_is_damaged_is_made_again(archive, own_cache, decodings, damage):
+    digest = load(archive).digest
+    (entry,) = own_cache.glob("*.safetensors")
+    rewritten(entry, **damage)
+    assert load(archive).digest == digest
+    assert load(archive).digest == digest
+    assert len(decodings) == 2
+
+
+def test_a_zip_whose_name_is_no_text_is_kept_too(archive, tmp_path, decodings):
+    odd = archive.rename(tmp_path / os.fsdecode(b"od\xff.zip"))
+    assert load(odd).digest == load(odd).digest
+    assert len(decodings) == 1
+    assert load(odd).name == "od\ufffd"
 
 
 def test_a_broken_image_is_refused_and_nothing_is_kept(tmp_path, own_cache):

@@ -193,7 +193,7 @@ def _dataset_name(path: Path, layout: Layout) -> str:
         and all(image.suffix.lower() in (".jpg", ".jpeg") for image in images)
     ):
         return "CIFAR-10-JPEG"
-    return path.resolve().stem
+    return os.fsencode(path.resolve().stem).decode(errors="replace")
 
 
 def _open(source: Source, image: PurePosixPath) -> Image.Image:

@@ -14,15 +14,29 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from splitcore.errors import DataError
+
 VERSION = 1
 MAX_BYTES = 1 << 30  # of one entry; larger data is read anew each time
 ENTRY = "entry"
+DAMAGE = (  # what reading an entry, and unpacking what it holds, may raise
+    OSError,
+    SafetensorError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    DataError,
+)
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -43,33 +57,33 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikebottlenet"
 
 
-def of_zip(path: Path, reading: str, make: Callable[[], Kept]) -> Kept:
-    """What `make` gives for this zip, from an entry where there is one.
+def of_zip(path: Path, reading: str, make: Callable[[], Kept], unpack: Callable[[Kept], T]) -> T:
+    """What `unpack` makes of what `make` gives for this zip, or of an entry where there is one.
 
     reading: names everything but the file that the result depends on.
     """
     status = path.stat()
     stamp = f"{VERSION} {status.st_size} {status.st_mtime_ns}"
-    name = hashlib.sha256(f"{path.resolve()}\0{reading}".encode()).hexdigest()[:32]
+    name = hashlib.sha256(os.fsencode(path.resolve()) + f"\0{reading}".encode()).hexdigest()[:32]
     entry = folder() / f"{name}.safetensors"
-    found = _read(entry, stamp)
-    if found is None:
-        found = make()
-        if sum(array.nbytes for array in found.arrays.values()) <= MAX_BYTES:
-            _write(entry, stamp, found)
-    return found
+    try:
+        found = _read(entry, stamp)
+        if found is not None:
+            return unpack(found)
+    except DAMAGE as error:
+        logger.debug("%s: not used (%s)", entry, error)
+    found = make()
+    if sum(array.nbytes for array in found.arrays.values()) <= MAX_BYTES:
+        _write(entry, stamp, found)
+    return unpack(found)
 
 
 def _read(entry: Path, stamp: str) -> Kept | None:
-    try:
-        with safe_open(entry, framework="numpy") as file:
-            told = json.loads((file.metadata() or {})[ENTRY])
-            if told.pop("stamp") != stamp:
-                return None
-            return Kept({name: file.get_tensor(name) for name in file.keys()}, told)  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
-        logger.debug("%s: not used (%s)", entry, error)
-        return None
+    with safe_open(entry, framework="numpy") as file:
+        told = json.loads((file.metadata() or {})[ENTRY])
+        if told.pop("stamp") != stamp:
+            return None
+        return Kept({name: file.get_tensor(name) for name in file.keys()}, told)  # noqa: SIM118
 
 
 def _write(entry: Path, stamp: str, kept: Kept) -> None:

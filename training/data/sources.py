@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 
 from splitcore.errors import DataError
 from splitcore.graph import Shape
@@ -95,10 +96,12 @@ def _of_path(path: Path, seed: int, image_shape: Shape | None) -> Dataset:
             arrays |= _arrays(name, getattr(found, name))
         return Kept(arrays, told)
 
-    kept = of_zip(path, f"all {seed} {image_shape}", make)
-    train, validation, test = (_split(kept, name) for name in PARTS)
-    told = kept.told
-    return Dataset(told["name"], tuple(told["classes"]), train, validation, test, told["resized"])
+    def unpack(kept: Kept) -> Dataset:
+        told = _Told.model_validate(kept.told)
+        train, validation, test = (_split(kept, name) for name in PARTS)
+        return Dataset(told.name, told.classes, train, validation, test, told.resized)
+
+    return of_zip(path, f"all {seed} {image_shape}", make, unpack)
 
 
 def _test_of_zip(path: Path, seed: int, image_shape: Shape | None) -> TestPart:
@@ -107,8 +110,19 @@ def _test_of_zip(path: Path, seed: int, image_shape: Shape | None) -> TestPart:
         told = {"name": found.name, "classes": found.classes}
         return Kept(_arrays("test", found.split), told)
 
-    kept = of_zip(path, f"test {seed} {image_shape}", make)
-    return TestPart(kept.told["name"], tuple(kept.told["classes"]), _split(kept, "test"))
+    def unpack(kept: Kept) -> TestPart:
+        told = _Told.model_validate(kept.told)
+        return TestPart(told.name, told.classes, _split(kept, "test"))
+
+    return of_zip(path, f"test {seed} {image_shape}", make, unpack)
+
+
+class _Told(BaseModel):
+    """What an entry of a zip tells of its images."""
+
+    name: str
+    classes: tuple[str, ...]
+    resized: int = 0
 
 
 def _arrays(name: str, split: Split) -> dict[str, np.ndarray]:
