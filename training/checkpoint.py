@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from splitcore.errors import ConfigError, DataError, UsageError
 from splitcore.splits import backbone_named
+from training import checkpoint_header
 from training import config as configuration
 from training.baselines.split_ann import SplitAnn, without_codec
 from training.config import Config
@@ -54,6 +55,8 @@ class Checkpoint:
         """The model of either kind with the checkpoint's weights."""
         if self.config.model.neuron == "lif":
             return self.model()
+        if len(self.image_shape) != 3:
+            raise ConfigError(f"{self.path}: an ANN takes images, got events {self.image_shape}")
         channels, height, width = self.image_shape
         ann = without_codec(
             backbone_named(self.config.model.backbone),
@@ -95,8 +98,20 @@ class Checkpoint:
         optimiser: torch.optim.Optimizer,
         generators: dict[str, torch.Generator],
     ) -> None:
-        """Put weights, optimiser and random state back where they were."""
+        """Put weights, optimiser and random state back where they were.
+
+        Raises ConfigError where they are not those of such a run.
+        """
         self._into(model)
+        try:
+            self._restore(optimiser, generators)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{self.path}: damaged optimiser or random state ({first})") from None
+
+    def _restore(
+        self, optimiser: torch.optim.Optimizer, generators: dict[str, torch.Generator]
+    ) -> None:
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, tensor in self.tensors.items():
             if key.startswith("optimiser."):
@@ -211,18 +226,15 @@ def load(path: Path) -> Checkpoint:
         raise ConfigError(f"{path}: no readable checkpoint ({error})") from None
     if metadata.get("format") != FORMAT:
         raise ConfigError(f"{path}: expected format {FORMAT}, got {metadata.get('format')!r}")
-    try:
-        header = json.loads(metadata["header"])
-        return Checkpoint(
-            path=path,
-            config=configuration.parse(header["config"], str(path)),
-            classes=tuple(header["classes"]),
-            image_shape=tuple(header["image_shape"]),
-            data_digest=header["data_digest"],
-            epoch=int(header["epoch"]),
-            history=header["history"],
-            tensors=tensors,
-            optimiser_groups=header["optimiser_groups"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: damaged header ({error!r})") from None
+    header = checkpoint_header.parse(metadata.get("header", ""), str(path))
+    return Checkpoint(
+        path=path,
+        config=configuration.parse(header.config, str(path)),
+        classes=header.classes,
+        image_shape=header.image_shape,
+        data_digest=header.data_digest,
+        epoch=header.epoch,
+        history=header.history,
+        tensors=tensors,
+        optimiser_groups=header.optimiser_groups,
+    )
