@@ -30,10 +30,11 @@ def export(
 ) -> Bundle:
     """Write the bundle of a checkpoint; its accuracy is measured here, on all test images.
 
-    progress: where to show how far that is. Raises DataError when the images are not those that the
-    model was trained for.
+    progress: where to show how far that is. Raises ConfigError where training has not ended,
+    DataError when the images are not those that the model was trained for.
     """
     found.require_images(dataset)
+    found.require_finished()
     model, config = found.model(), found.config
     graph, tail = model.lower()
     progress = progress or Progress(disable=True)

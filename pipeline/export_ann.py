@@ -30,11 +30,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> dict[str, Any]:
     are not those that the network was trained for.
     """
     found.require_images(dataset)
-    epochs = found.config.recipe.epochs
-    if found.epoch < epochs:
-        raise ConfigError(
-            f"{found.path}: {found.epoch} of {epochs} epochs; train it to its end with --resume"
-        )
+    found.require_finished()
     if out.exists() and not ((out / checkpoint.FILE).is_file() and (out / CARD).is_file()):
         raise ConfigError(f"{out}: exists and is no exported ANN; choose another place")
     with whole_folder(out) as scratch:

@@ -76,6 +76,19 @@ class Checkpoint:
             first = " ".join(str(error).split())[:200]
             raise ConfigError(f"{self.path}: weights do not fit its config ({first})") from None
 
+    @property
+    def finished(self) -> bool:
+        """Whether its training has ended."""
+        return self.epoch >= self.config.recipe.epochs
+
+    def require_finished(self) -> None:
+        """Raise ConfigError where training has not ended."""
+        if not self.finished:
+            raise ConfigError(
+                f"{self.path}: {self.epoch} of {self.config.recipe.epochs} epochs; train it to its "
+                "end with --resume"
+            )
+
     def require_images(self, dataset: Dataset) -> None:
         """Raise DataError unless this is the dataset of the run, parted by the same seed."""
         Kind(self.classes, self.image_shape).require(

@@ -79,6 +79,13 @@ def _splits(dataset: object) -> tuple:
     return tuple(getattr(dataset, name) for name in ("train", "validation", "test"))
 
 
+def test_export_of_a_run_half_trained_is_refused(digits_run: Path, tmp_path: Path) -> None:
+    found = replace(checkpoint.load(digits_run), epoch=1)
+    with pytest.raises(ConfigError, match="1 of 8 epochs; train it to its end with --resume"):
+        export.export(found, sources.load("digits"), tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())
+
+
 def test_export_over_a_folder_that_is_no_bundle_is_refused(
     digits_run: Path, tmp_path: Path
 ) -> None:
