@@ -57,7 +57,7 @@ def run(
     dataset = trained_on.load(config, data)
     with progress_bar() as progress:
         known = lineage.Runs(runs, config.data, dataset, device, progress)
-        known.complete([*lineage.ancestors(teacher, config_path), teacher])
+        known.complete([*lineage.ancestors(teacher, config_path), teacher], (teacher.name,))
         whole = known.network(teacher.name)
         assert isinstance(whole, SplitAnn)
         found = study(

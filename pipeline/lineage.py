@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,20 +35,29 @@ def beside(config_path: Path, name: str) -> Config:
     return found
 
 
-def ancestors(config: Config, config_path: Path, seen: tuple[str, ...] = ()) -> list[Config]:
-    """Configs of all runs that this one needs, the first to be trained first, each once.
+def ancestors(config: Config, config_path: Path) -> list[Config]:
+    """Configs of all runs that this one stands on, the first to be trained first, each once.
 
-    Raises ConfigError where runs begin with one another in a circle.
+    Raises ConfigError where runs stand on one another in a circle.
     """
-    if config.name in seen:
-        raise ConfigError(f"{config_path}: start: a circle of {', '.join((*seen, config.name))}")
     found: dict[str, Config] = {}
-    for name in (config.start, config.teacher):
-        if name is not None:
-            parent = beside(config_path, name)
-            for each in (*ancestors(parent, config_path, (*seen, config.name)), parent):
-                found[each.name] = each
+    _gather(config, config_path, (config.name,), found)
     return list(found.values())
+
+
+def _gather(
+    config: Config, config_path: Path, above: tuple[str, ...], found: dict[str, Config]
+) -> None:
+    """Add to `found` what this one of `above`, the last, stands on."""
+    for field_name, name in (("start", config.start), ("teacher", config.teacher)):
+        if name is None or name in found:
+            continue
+        if name in above:
+            circle = ", ".join((*above, name))
+            raise ConfigError(f"{config_path}: {field_name}: a circle of {circle}")
+        parent = beside(config_path, name)
+        _gather(parent, config_path.with_name(f"{name}.yaml"), (*above, name), found)
+        found[name] = parent
 
 
 @dataclass(frozen=True)
@@ -68,21 +78,29 @@ class Runs:
         """The trained model of a run."""
         return checkpoint.load(self.folder / name).network()
 
-    def complete(self, configs: list[Config]) -> None:
-        """Train those of these runs that are not there; go on with those that were cut off.
+    def complete(self, configs: list[Config], wanted: Collection[str | None]) -> None:
+        """Train the wanted runs that are not there; go on with those that were cut off.
 
-        Raises ConfigError where one of them wants other images.
+        configs: theirs and those of all they stand on, the first to be trained first. What only
+        finished runs stand on is not needed any more. Raises ConfigError where one that has to be
+        trained wants other images.
         """
-        for config in configs:
+        needed, todo = set(wanted), []
+        for config in reversed(configs):
+            if config.name not in needed:
+                continue
             folder = self.folder / config.name
             found = checkpoint.load(folder) if (folder / checkpoint.FILE).exists() else None
-            if found is None or found.epoch < found.config.recipe.epochs:
+            if found is None or not found.finished:
                 if config.data != self.images:
                     raise ConfigError(
                         f"{config.name}: data: is not that of the run it is needed for; train it "
                         "first, by a command of its own"
                     )
-                self.train(config, folder, resume=found is not None)
+                needed |= {config.start, config.teacher}
+                todo.append((config, found is not None))
+        for config, going_on in reversed(todo):
+            self.train(config, self.folder / config.name, resume=going_on)
 
     def train(
         self, config: Config, out: Path, *, resume: bool, bundle: Bundle | None = None

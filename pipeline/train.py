@@ -60,9 +60,15 @@ def run(
         runs = lineage.Runs(planned[0].folder.parent, planned[0].config.data, dataset, own, shown)
         done = []
         for each in planned:
-            runs.complete(each.needed)
-            going_on = (resume and len(planned) == 1) or (each.folder / checkpoint.FILE).exists()
-            trained = runs.train(each.config, each.folder, resume=going_on, bundle=bundle)
+            path = each.folder / checkpoint.FILE
+            going_on = (resume and len(planned) == 1) or path.exists()
+            found = checkpoint.resumed(path, each.config, dataset, True) if going_on else None
+            if found is not None and found.finished:
+                trained = found.network()
+            else:
+                start_run = None if bundle is not None else each.config.start
+                runs.complete(each.needed, (start_run, each.config.teacher))
+                trained = runs.train(each.config, each.folder, resume=going_on, bundle=bundle)
             if parallel.leads():
                 done.append(_tested(trained, each.folder, dataset, own))
     return {"runs": done} if parallel.leads() else None

@@ -1,9 +1,11 @@
 """Runs that stand on others: each begins with what its config names."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline import lineage
 from pipeline.lineage import Runs
 from splitcore.errors import ConfigError
 from tests.training.small_digits import small_digits
@@ -24,8 +26,10 @@ def last_accuracy(folder: Path) -> float:
 def test_an_ann_goes_on_where_the_ann_it_names_stopped(tmp_path: Path) -> None:
     runs = Runs(tmp_path, config.Data(), small_digits(), "cpu")
     slow = {"epochs": 1, "learning_rate": 1e-5, "adamw_rate": 1e-5}
-    runs.complete([of("first", None, "relu", epochs=6), of("second", "first", "relu", **slow)])
-    runs.complete([of("alone", None, "relu", **slow)])
+    runs.complete(
+        [of("first", None, "relu", epochs=6), of("second", "first", "relu", **slow)], ("second",)
+    )
+    runs.complete([of("alone", None, "relu", **slow)], ("alone",))
     assert last_accuracy(tmp_path / "first") > 0.8
     assert last_accuracy(tmp_path / "second") > 0.8
     assert last_accuracy(tmp_path / "alone") < 0.5
@@ -33,13 +37,60 @@ def test_an_ann_goes_on_where_the_ann_it_names_stopped(tmp_path: Path) -> None:
 
 def test_an_ann_that_names_a_spiking_run_is_refused(tmp_path: Path) -> None:
     runs = Runs(tmp_path, config.Data(), small_digits(), "cpu")
-    runs.complete([of("spiking", None, "lif", epochs=1)])
+    runs.complete([of("spiking", None, "lif", epochs=1)], ("spiking",))
     with pytest.raises(ConfigError, match="spiking is not of this model's shape"):
-        runs.complete([of("ann", "spiking", "relu", epochs=1)])
+        runs.complete([of("ann", "spiking", "relu", epochs=1)], ("ann",))
 
 
 def test_a_run_that_wants_other_images_is_not_trained_on_these(tmp_path: Path) -> None:
     runs = Runs(tmp_path, config.Data(seed=1), small_digits(), "cpu")
     with pytest.raises(ConfigError, match="first: data: is not that of the run it is needed for"):
-        runs.complete([of("first", None, "relu", epochs=1)])
+        runs.complete([of("first", None, "relu", epochs=1)], ("first",))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_only_a_finished_run_stands_on_is_not_trained_again(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, config.Data(), small_digits(64), "cpu")
+    line = [of("first", None, "relu", epochs=1), of("second", "first", "relu", epochs=1)]
+    runs.complete(line, ("second",))
+    shutil.rmtree(tmp_path / "first")
+    runs.complete(line, ("second",))
+    assert [path.name for path in tmp_path.iterdir()] == ["second"]
+
+
+CONFIG = "{{name: {name}, model: {{backbone: resnet8, width: 4}}, recipe: {{epochs: 1}}, {more}}}"
+
+
+def write(folder: Path, **parents: str) -> None:
+    for name, more in parents.items():
+        (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, more=more))
+
+
+def test_runs_that_start_at_and_learn_from_the_one_before_are_read_once_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, run0="")
+    for number in range(1, 12):
+        before = f"run{number - 1}"
+        write(tmp_path, **{f"run{number}": f"start: {before}, teacher: {before}"})
+    read = []
+    real = config.load
+
+    def noted(path: Path) -> config.Config:
+        read.append(path.stem)
+        return real(path)
+
+    monkeypatch.setattr(config, "load", noted)
+    last = tmp_path / "run11.yaml"
+    found = lineage.ancestors(real(last), last)
+    assert [each.name for each in found] == [f"run{number}" for number in range(11)]
+    assert sorted(read) == sorted(each.name for each in found)
+
+
+def test_a_circle_is_told_by_the_field_and_the_file_that_close_it(tmp_path: Path) -> None:
+    write(tmp_path, one="start: two", two="start: three", three="teacher: one")
+    path = tmp_path / "one.yaml"
+    with pytest.raises(
+        ConfigError, match=r"three\.yaml: teacher: a circle of one, two, three, one"
+    ):
+        lineage.ancestors(config.load(path), path)

@@ -1,5 +1,6 @@
 """The train command: several runs in one go."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,11 @@ def test_several_runs_have_one_kind_of_samples_and_no_common_folder(here: Path) 
     with pytest.raises(UsageError, match="--out: names the folder of one run"):
         go(*configs, out=here / "x")
     assert not (here / "runs").exists()
+
+
+def test_a_finished_run_needs_nothing_it_stood_on(here: Path) -> None:
+    child = cut(here, "child", 2)
+    first = go(child)
+    shutil.rmtree(here / "runs" / "parent")
+    assert go(child, resume=True) == first
+    assert not (here / "runs" / "parent").exists()
