@@ -75,15 +75,18 @@ class Runs:
     frozen: FrozenEdges = field(default_factory=FrozenEdges)
 
     def network(self, name: str) -> SplitModel | SplitAnn:
-        """The trained model of a run."""
-        return checkpoint.load(self.folder / name).network()
+        """The trained model of a run. Raises DataError where its images were others."""
+        found = checkpoint.load(self.folder / name)
+        found.require_images(self.dataset)
+        return found.network()
 
     def complete(self, configs: list[Config], wanted: Collection[str | None]) -> None:
         """Train the wanted runs that are not there; go on with those that were cut off.
 
         configs: theirs and those of all they stand on, the first to be trained first. What only
-        finished runs stand on is not needed any more. Raises ConfigError where one that has to be
-        trained wants other images.
+        finished runs stand on is not needed any more. Raises ConfigError or DataError where a run
+        is not what its config says, or one that is there was trained on other images, or one that
+        has to be trained wants others.
         """
         needed, todo = set(wanted), []
         for config in reversed(configs):
@@ -91,7 +94,9 @@ class Runs:
                 continue
             folder = self.folder / config.name
             found = checkpoint.load(folder) if (folder / checkpoint.FILE).exists() else None
-            if found is None or not found.finished:
+            if found is not None and found.finished:
+                found.require_same_network(config, self.dataset)
+            else:
                 if config.data != self.images:
                     raise ConfigError(
                         f"{config.name}: data: is not that of the run it is needed for; train it "

@@ -20,7 +20,7 @@ from splitcore.splits import backbone_named
 from training import checkpoint_header
 from training import config as configuration
 from training.baselines.split_ann import SplitAnn, without_codec
-from training.config import Config
+from training.config import Bottleneck, Config
 from training.data.dataset import Dataset
 from training.data.kind import Kind
 from training.model import SplitModel
@@ -105,6 +105,21 @@ class Checkpoint:
             raise ConfigError(f"{self.path}: was trained with another config; choose another --out")
         self.require_images(dataset)
 
+    def require_same_network(self, config: Config, dataset: Dataset) -> None:
+        """Raise ConfigError or DataError unless another run may stand on this one, of this config.
+
+        Its images have to be this dataset's, wherever they were read from, else test images of one
+        run would be training images of the other.
+        """
+        expected, got = _network_of(config), _network_of(self.config)
+        for field, wanted in expected.items():
+            if got.get(field) != wanted:
+                raise ConfigError(
+                    f"{self.path}: was trained with {field}: {got.get(field)}, its config says "
+                    f"{wanted}; put that back, or move the run away and it is trained again"
+                )
+        self.require_images(dataset)
+
     def restore(
         self,
         model: torch.nn.Module,
@@ -162,6 +177,17 @@ def require_none(path: Path) -> None:
     """Raise ConfigError where a checkpoint lies already, which a new run would replace."""
     if path.exists():
         raise ConfigError(f"{path}: exists; go on with --resume or choose another --out")
+
+
+def _network_of(config: Config) -> dict[str, Any]:
+    """What makes the network and its images, by field; not the recipe, nor where images lie."""
+    sections = config.model_dump(mode="json", include={"data", "model", "bottleneck"})
+    sections["data"].pop("source")
+    return {
+        f"{section}.{name}": value
+        for section, fields in sections.items()
+        for name, value in (fields or dict.fromkeys(Bottleneck.model_fields)).items()
+    }
 
 
 def _is_list(group: dict[str, Any], name: str) -> bool:

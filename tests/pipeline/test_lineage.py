@@ -1,13 +1,14 @@
 """Runs that stand on others: each begins with what its config names."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline import lineage
 from pipeline.lineage import Runs
-from splitcore.errors import ConfigError
+from splitcore.errors import ConfigError, DataError
 from tests.training.small_digits import small_digits
 from training import checkpoint, config
 
@@ -56,6 +57,56 @@ def test_what_only_a_finished_run_stands_on_is_not_trained_again(tmp_path: Path)
     shutil.rmtree(tmp_path / "first")
     runs.complete(line, ("second",))
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished ANN, to be read only."""
+    folder = tmp_path_factory.mktemp("runs")
+    config_of_first = of("first", None, "relu", epochs=1)
+    Runs(folder, config.Data(), small_digits(64), "cpu").complete([config_of_first], ("first",))
+    return folder
+
+
+@pytest.mark.parametrize("change", ["pixels", "classes", "split"])
+def test_a_finished_run_of_other_images_is_not_stood_on(first: Path, change: str) -> None:
+    known = small_digits(64)
+    other = {
+        "pixels": replace(known, test=known.validation),
+        "classes": replace(known, classes=("a", *known.classes[1:])),
+        "split": replace(known, train=known.validation, validation=known.train),
+    }[change]
+    runs = Runs(first, config.Data(), other, "cpu")
+    with pytest.raises(DataError, match=r"the checkpoint of first expects|was trained on other"):
+        runs.complete([of("first", None, "relu", epochs=1)], ("first",))
+    with pytest.raises(DataError):
+        runs.network("first")
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "message"),
+    [
+        ("model", {"width": 16}, "model.width: 8, its config says 16"),
+        ("model", {"neuron": "lif"}, "model.neuron: relu, its config says lif"),
+        ("data", {"seed": 1}, "data.seed: 0, its config says 1"),
+    ],
+)
+def test_a_finished_run_that_is_not_what_its_config_says_is_not_stood_on(
+    first: Path, section: str, changed: dict[str, object], message: str
+) -> None:
+    raw = of("first", None, "relu", epochs=1).model_dump(mode="json")
+    raw[section].update(changed)
+    runs = Runs(first, config.Data(), small_digits(64), "cpu")
+    with pytest.raises(ConfigError, match=rf"first/checkpoint\S*: was trained with {message}"):
+        runs.complete([config.parse(raw, "first")], ("first",))
+
+
+def test_a_finished_run_of_the_same_images_from_elsewhere_is_stood_on(first: Path) -> None:
+    raw = of("first", None, "relu", epochs=3).model_dump(mode="json")
+    raw["data"]["source"] = "/some/where/digits.zip"
+    runs = Runs(first, config.Data(), small_digits(64), "cpu")
+    runs.complete([config.parse(raw, "first")], ("first",))
+    assert checkpoint.load(first / "first").epoch == 1
 
 
 CONFIG = "{{name: {name}, model: {{backbone: resnet8, width: 4}}, recipe: {{epochs: 1}}, {more}}}"
