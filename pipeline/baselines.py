@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from pipeline import lineage, results, trained_on
 from pipeline.console import progress_bar
 from pipeline.device import require
-from splitcore.errors import ConfigError
+from splitcore.errors import ConfigError, UsageError
 from training import config as configuration
 from training.allocator import keep_freed_memory
 from training.baselines.rival import Rival
@@ -35,6 +36,11 @@ def run(
     It is looked for in the folder `runs` and trained there where it is missing.
     """
     require(device)
+    if ann is not None and (not re.fullmatch(configuration.NAME, ann) or ann.endswith(".yaml")):
+        raise UsageError(
+            f"--ann {ann}: expected the name of a config in the folder {config_path.parent}, "
+            "without folder or .yaml"
+        )
     config = configuration.load(config_path)
     name = ann or config.teacher
     if name is None:

@@ -189,7 +189,9 @@ def baselines(
     ] = None,
     ann: Annotated[
         str | None,
-        typer.Option(help="Config of the ANN to begin with; default: the config's `teacher`."),
+        typer.Option(
+            help="Name of the ANN to begin with, a config in the same folder; default: `teacher`."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     as_json: Json = False,

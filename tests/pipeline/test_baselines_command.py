@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline import baselines
-from splitcore.errors import ConfigError
+from splitcore.errors import ConfigError, UsageError
 
 ANN = (
     "{{name: {name}, model: {{backbone: {backbone}, width: {width}, neuron: relu}}, "
@@ -57,6 +57,12 @@ def test_they_begin_with_the_teacher_or_with_another_width(here: Path) -> None:
     assert (wide["width"], narrow["width"]) == (8, 4)
     assert wide["beside"] == narrow["beside"] == "cut"
     assert 0 < edge_macs(narrow) < edge_macs(wide)
+
+
+@pytest.mark.parametrize("ann", ["configs/wide", "./wide.yaml", "wide.yaml", "wide\n", ""])
+def test_an_ann_is_given_by_its_name_alone(here: Path, ann: str) -> None:
+    with pytest.raises(UsageError, match=r"expected the name of a config in the folder"):
+        go(here, ann)
 
 
 def test_another_backbone_and_no_ann_are_refused(here: Path) -> None:
