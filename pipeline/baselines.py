@@ -33,7 +33,8 @@ def run(
 
     only: which ones, instead of all.
     They begin with the config's teacher, an ANN, or with the one of another width that `ann` names.
-    It is looked for in the folder `runs` and trained there where it is missing.
+    It is looked for in the folder `runs` and trained there where it is missing. The file is written
+    anew after each of them: where a later one fails or is cut off, the rows of those before stay.
     """
     require(device)
     if ann is not None and (not re.fullmatch(configuration.NAME, ann) or ann.endswith(".yaml")):
@@ -41,7 +42,12 @@ def run(
             f"--ann {ann}: expected the name of a config in the folder {config_path.parent}, "
             "without folder or .yaml"
         )
+    results.require_place(out)
     config = configuration.load(config_path)
+    if config.bottleneck is None or config.bottleneck.channels is None:
+        raise ConfigError(
+            f"{config_path}: bottleneck.channels: baselines are sized after a code; there is none"
+        )
     name = ann or config.teacher
     if name is None:
         raise ConfigError(
@@ -61,16 +67,36 @@ def run(
     config = config.model_copy(update={"model": config.model.model_copy(update=width)})
     keep_freed_memory()
     dataset = trained_on.load(config, data)
+    if len(dataset.image_shape) != 3 or dataset.image_shape[0] not in (1, 3):
+        raise ConfigError(
+            f"{dataset.name}: baselines take images of 1 or 3 channels, not {dataset.image_shape}"
+        )
     with progress_bar() as progress:
         known = lineage.Runs(runs, config.data, dataset, device, progress)
         known.complete([*lineage.ancestors(teacher, config_path), teacher], (teacher.name,))
         whole = known.network(teacher.name)
         assert isinstance(whole, SplitAnn)
-        found = study(
-            config, dataset, whole.to(device), only=only, qualities=qualities, progress=progress
-        )
-    results.save(json.dumps(found, indent=1, allow_nan=False) + "\n", out)
+        whole, rows, found = whole.to(device), [], {}
+        for rival, quality in _one_by_one(only, qualities):
+            found = study(
+                config, dataset, whole, only=(rival,), qualities=quality, progress=progress
+            )
+            rows += found["rows"]
+            found["rows"] = rows
+            results.save(json.dumps(found, indent=1, allow_nan=False) + "\n", out)
     return {"file": str(out), **found}
+
+
+def _one_by_one(
+    only: tuple[Rival, ...], qualities: tuple[int, ...]
+) -> list[tuple[Rival, tuple[int, ...]]]:
+    """What is measured before the file is written again: a baseline, of JPEG one quality."""
+    return [
+        (rival, part)
+        for rival in Rival
+        if rival in only
+        for part in ([(each,) for each in qualities] if rival is Rival.JPEG else [qualities])
+    ]
 
 
 def summary(result: dict[str, Any]) -> str:

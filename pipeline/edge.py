@@ -146,6 +146,8 @@ def run(
     baselines: files of the `baselines` command that the result's energy is held against.
     """
     bundle = open_bundle(path)
+    if result is not None:
+        results.require_place(result)
     priced = profile.load_all((*profile.USUAL, *profiles))
     others = edges_at(baselines, bundle.manifest)
     chosen = images.load(bundle, data, samples)

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from lava_edge.export import export_bundle
 from pipeline import card, export_ann, trained_on
 from pipeline.console import progress_bar
-from splitcore.bundle import Bundle, FileRecord, Manifest, Probe
+from splitcore.bundle import Bundle, FileRecord, Manifest, Probe, require_place
 from splitcore.codec import context_fit
 from splitcore.codec.context import CodeContext
 from splitcore.codec.registry import encode_best
@@ -31,10 +31,12 @@ def export(
     """Write the bundle of a checkpoint; its accuracy is measured here, on all test images.
 
     progress: where to show how far that is. Raises ConfigError where training has not ended,
-    DataError when the images are not those that the model was trained for.
+    BundleError or UsageError where nothing can be written at `out`, DataError when the images are
+    not those that the model was trained for.
     """
     found.require_images(dataset)
     found.require_finished()
+    require_place(out)
     model, config = found.model(), found.config
     graph, tail = model.lower()
     progress = progress or Progress(disable=True)

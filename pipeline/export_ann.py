@@ -15,6 +15,7 @@ from typing import Any
 from pipeline import card
 from splitcore.bundle import CARD
 from splitcore.errors import ConfigError
+from splitcore.place import require_writable
 from splitcore.whole_folder import whole_folder
 from training import checkpoint, evaluate
 from training.checkpoint import Checkpoint
@@ -33,6 +34,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> dict[str, Any]:
     found.require_finished()
     if out.exists() and not ((out / checkpoint.FILE).is_file() and (out / CARD).is_file()):
         raise ConfigError(f"{out}: exists and is no exported ANN; choose another place")
+    require_writable(out.resolve())
     with whole_folder(out) as scratch:
         checkpoint.save_weights(scratch / checkpoint.FILE, found)
         written = checkpoint.load(scratch / checkpoint.FILE)

@@ -21,6 +21,7 @@ from measure.energy import EnergyResult
 from measure.profile import FIGURES, Profile, first_problem
 from splitcore import spikes
 from splitcore.errors import CodecError, ResultError, UsageError
+from splitcore.place import require_writable
 
 MAX_FILE_BYTES = 64 << 20
 
@@ -301,6 +302,13 @@ def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
         "figures": figure_records(profile),
         **result.as_dict(),
     }
+
+
+def require_place(out: Path) -> None:
+    """Raise UsageError where `save` could not write, before the work whose result it would be."""
+    if out.is_dir():
+        raise UsageError(f"{out}: cannot be written (it is a folder)")
+    require_writable(out)
 
 
 def save(text: str, out: Path) -> Path:

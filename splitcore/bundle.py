@@ -27,6 +27,7 @@ from safetensors.numpy import save_file
 from splitcore import spikes
 from splitcore.errors import BundleError, CodecError
 from splitcore.graph import MAX_NEURONS
+from splitcore.place import require_writable
 from splitcore.tensors import load_tensors
 from splitcore.whole_folder import whole_folder
 
@@ -207,6 +208,13 @@ def _checked(path: Path) -> Bundle:
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
 
+def require_place(out: Path) -> None:
+    """Raise BundleError or UsageError where `write_bundle` would not or could not write."""
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise BundleError(f"{out}: exists and is no bundle; choose another place")
+    require_writable(out.resolve())
+
+
 def write_bundle(
     out: Path,
     describe: Callable[[dict[str, FileRecord]], Manifest],
@@ -221,8 +229,7 @@ def write_bundle(
     describe gets the file records and returns the manifest; write_edge, write_cloud and, where
     given, write_context write the file at the path they are given; card tells people the rest.
     """
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise BundleError(f"{out}: exists and is no bundle; choose another place")
+    require_place(out)
     with whole_folder(out) as scratch:
         write_edge(scratch / EDGE)
         write_cloud(scratch / CLOUD)

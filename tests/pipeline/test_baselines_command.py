@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline import baselines
+from pipeline import baseline_rows, baselines, trained_on
 from splitcore.errors import ConfigError, UsageError
+from training.baselines.rival import Rival
+from training.data.dataset import Dataset, Split
 
 ANN = (
     "{{name: {name}, model: {{backbone: {backbone}, width: {width}, neuron: relu}}, "
@@ -35,16 +38,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def go(here: Path, ann: str | None) -> dict[str, Any]:
-    return baselines.run(
-        here / "cut.yaml",
-        data=None,
-        runs=here / "runs",
-        out=here / "baselines.json",
-        device="cpu",
-        qualities=(50,),
-        ann=ann,
-    )
+def go(here: Path, ann: str | None = None, **changed: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "data": None,
+        "runs": here / "runs",
+        "out": here / "baselines.json",
+        "device": "cpu",
+        "qualities": (50,),
+        "ann": ann,
+    }
+    return baselines.run(here / "cut.yaml", **{**options, **changed})
 
 
 def edge_macs(result: dict[str, Any]) -> int:
@@ -63,6 +66,54 @@ def test_they_begin_with_the_teacher_or_with_another_width(here: Path) -> None:
 def test_an_ann_is_given_by_its_name_alone(here: Path, ann: str) -> None:
     with pytest.raises(UsageError, match=r"expected the name of a config in the folder"):
         go(here, ann)
+
+
+def test_a_run_that_is_cut_off_leaves_the_rows_that_were_done(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = baselines.study, []
+
+    def cut_off(*arguments: Any, only: tuple[Rival, ...], **more: Any) -> dict[str, Any]:
+        asked.append((*only, *more["qualities"]))
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments, only=only, **more)
+
+    monkeypatch.setattr(baselines, "study", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        go(here, qualities=(50, 90), only=(Rival.JPEG, Rival.ANN, Rival.BOTTLENET))
+    assert asked[1:] == [(Rival.JPEG, 50), (Rival.JPEG, 90), (Rival.BOTTLENET, 50, 90)]
+    rows = baseline_rows.load(here / "baselines.json").content.rows
+    jpeg = "all in the cloud (JPEG {})"
+    assert [row.name for row in rows] == ["all on the edge (ANN)", jpeg.format(50), jpeg.format(90)]
+
+
+@pytest.mark.parametrize("out", ["wide.yaml/baselines.json", "folder", "/proc/baselines.json"])
+def test_a_file_that_cannot_be_written_is_refused_before_any_training(here: Path, out: str) -> None:
+    (here / "folder").mkdir()
+    with pytest.raises(UsageError, match="cannot be written"):
+        go(here, out=here / out)
+    assert not (here / "runs").exists()
+
+
+def test_a_config_without_a_code_is_refused_before_any_training(here: Path) -> None:
+    (here / "cut.yaml").write_text(CUT.replace(", channels: 4", ""))
+    with pytest.raises(ConfigError, match=r"cut\.yaml: bottleneck\.channels: baselines are sized"):
+        go(here)
+    assert not (here / "runs").exists()
+
+
+def test_images_that_are_no_pictures_are_refused_before_any_training(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_channels(*_: object) -> Dataset:
+        part = Split(np.zeros((4, 2, 8, 8), np.uint8), np.arange(4) % 2)
+        return Dataset("odd", ("a", "b"), part, part, part)
+
+    monkeypatch.setattr(trained_on, "load", two_channels)
+    with pytest.raises(ConfigError, match="odd: baselines take images of 1 or 3 channels"):
+        go(here)
+    assert not (here / "runs").exists()
 
 
 def test_another_backbone_and_no_ann_are_refused(here: Path) -> None:

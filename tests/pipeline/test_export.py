@@ -10,7 +10,7 @@ from lava_edge import netx_file, reference
 from pipeline import card, export, export_ann, images, train
 from splitcore import tail
 from splitcore.bundle import open_bundle
-from splitcore.errors import BundleError, ConfigError, DataError
+from splitcore.errors import BundleError, ConfigError, DataError, UsageError
 from splitcore.graph import Identity
 from training import checkpoint, evaluate
 from training.data import sources
@@ -93,6 +93,17 @@ def test_export_over_a_folder_that_is_no_bundle_is_refused(
     with pytest.raises(BundleError, match="is no bundle"):
         export.run(digits_run, out=tmp_path, data=None)
     assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
+
+
+@pytest.mark.parametrize("out", ["taken", "file/bundle", "/proc/bundle"])
+def test_export_looks_at_its_place_before_it_evaluates_anything(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(evaluate, "answers", lambda *_, **__: pytest.fail("evaluated"))
+    with pytest.raises((BundleError, UsageError), match=r"is no bundle|cannot be written"):
+        export.run(digits_run, out=tmp_path / out, data=None)
 
 
 ANN = """
