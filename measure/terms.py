@@ -19,6 +19,13 @@ from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Identity, Lif, Sy
 
 US_MW_TO_PJ = 1e3  # 1 µs · 1 mW = 1 nJ
 OP_ONLY = ("synops", "macs")
+MESSAGE = ("message_energy", "hop_energy", "hops_per_message")
+RELAY = (
+    "synop_energy",
+    "neuron_update_active_energy",
+    "neuron_update_idle_energy",
+    *MESSAGE,
+)
 
 Status = Literal["counted", "absent", "included"]
 Active = Literal["fired", "most", "all"]  # which updates count as active: see `energy`
@@ -69,6 +76,15 @@ class Terms:
             "all": "every update is active",
         }[active]
         self.neurons = np.array([math.prod(graph.shapes[layer.name]) for layer in graph.layers])
+        self.relay_neurons = np.array(
+            [
+                sum(
+                    graph.relays(layer, current) * math.prod(graph.shapes[current.source])
+                    for current in layer.currents
+                )
+                for layer in graph.layers
+            ]
+        )
         self.input_known = input_events is not None
         dense_events = np.full(len(self.spikes), math.prod(graph.input.shape) * steps)
         self.input_events = (
@@ -125,7 +141,10 @@ class Terms:
         )
 
     def _missing(self, name: str, *figures: str) -> Term | None:
-        """The term when it cannot be counted: part of another, or without a figure."""
+        """The term when it cannot be counted: part of another, or without a figure it needs.
+
+        Nobody needs the figure of what never happened.
+        """
         if name in self.profile.included:
             return Term(name, "included", self.profile.included[name])
         missing = [figure for figure in figures if self.profile.value(figure) is None]
@@ -139,10 +158,13 @@ class Terms:
         return value
 
     def _priced(self, name: str, assumption: str, *parts: tuple[np.ndarray, str]) -> Term:
-        missing = self._missing(name, *(figure for _, figure in parts))
+        needed = [(count, figure) for count, figure in parts if np.any(count)]
+        missing = self._missing(name, *(figure for _, figure in needed))
         if missing:
             return missing
-        total = np.sum([count * self._figure(figure) for count, figure in parts], axis=0)
+        total = np.zeros(self.spikes.shape)
+        for count, figure in needed:
+            total = total + count * self._figure(figure)
         return Term(name, "counted", assumption, total)
 
     def _events_in(self, layer: Lif) -> Sequence[tuple[str, Synapse, np.ndarray]]:
@@ -201,50 +223,34 @@ class Terms:
         )
 
     def _routing(self, input_text: str) -> Term:
-        figures = ("message_energy", "hop_energy", "hops_per_message")
-        missing = self._missing("routing", *figures)
-        if missing:
-            return missing
-        energy_pj = np.zeros_like(self.spikes)
+        messages = np.zeros_like(self.spikes)
         for index, layer in enumerate(self.graph.layers):
             consumers = sum(current.source == layer.name for _, current in self.graph.currents())
             consumers += layer.name == self.graph.output_name  # the link
-            messages = consumers * self.spikes[:, index]
-            messages = messages + self.input_events * sum(
+            messages[:, index] = consumers * self.spikes[:, index] + self.input_events * sum(
                 current.source == self.graph.input.name for current in layer.currents
             )
-            energy_pj[:, index] = messages * self._message_pj()
+        sent = bool(messages.any())
+        missing = self._missing("routing", *(MESSAGE if sent else ()))
+        if missing:
+            return missing
+        borders = f"{self._figure('hops_per_message'):g} tile borders each" if sent else "none here"
         return Term(
             "routing",
             "counted",
-            f"one message an event and consuming layer (the link consumes the output), "
-            f"{self.profile.value('hops_per_message'):g} tile borders each; {input_text}",
-            energy_pj,
+            f"one message an event and consuming layer (the link consumes the output), {borders}; "
+            f"{input_text}",
+            messages * (self._message_pj() if sent else 0.0),
         )
 
     def _relays(self) -> Term:
-        figures = (
-            "synop_energy",
-            "neuron_update_active_energy",
-            "neuron_update_idle_energy",
-            "message_energy",
-            "hop_energy",
-            "hops_per_message",
-        )
-        missing = self._missing("relays", *figures)
+        some = bool(self.relay_neurons.any())
+        missing = self._missing("relays", *(RELAY if some else ()))
         if missing:
             return missing
-        updates = np.array(
-            [
-                sum(
-                    self.graph.relays(layer, current) * math.prod(self.graph.shapes[current.source])
-                    for current in layer.currents
-                )
-                * self.steps
-                for layer in self.graph.layers
-            ],
-            dtype=np.float64,
-        )
+        if not some:
+            return Term("relays", "counted", "no shortcut waits here", np.zeros_like(self.spikes))
+        updates = (self.relay_neurons * self.steps).astype(np.float64)
         event_pj = (
             self._figure("synop_energy")
             + self._figure("neuron_update_active_energy")

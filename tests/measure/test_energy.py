@@ -37,6 +37,29 @@ SPIKES = {
 EVENTS = np.array([2])
 
 
+# a -> b -> c and a -> c: the shortcut waits one step, in 4 relay neurons; 3 events pass them
+WAITING = Graph(
+    Input((1, 2, 2)),
+    (
+        lif("a", Current("input", Identity(2)), channels=1),
+        lif("b", Current("a", Identity(2)), channels=1),
+        lif("c", Current("b", Identity(2)), Current("a", Identity(2)), channels=1),
+    ),
+)
+
+
+def waited():
+    zeros = np.zeros((1, 3), np.int64)
+    return Counts(
+        layers=("a", "b", "c"),
+        spikes=zeros,
+        synops=zeros,
+        macs=zeros,
+        neuron_updates=zeros + 8,
+        relay_events=np.array([[0, 0, 3]]),
+    )
+
+
 def counts():
     return count(GRAPH, FRAMES, SPIKES)
 
@@ -110,28 +133,28 @@ def test_energy_without_input_events_takes_every_pixel_of_every_step():
 
 
 def test_relays_of_a_shortcut_cost_neurons_and_messages():
-    # a -> b -> c and a -> c: the shortcut waits one step, in 4 relay neurons over 2 steps
-    graph = Graph(
-        Input((1, 2, 2)),
-        (
-            lif("a", Current("input", Identity(2)), channels=1),
-            lif("b", Current("a", Identity(2)), channels=1),
-            lif("c", Current("b", Identity(2)), Current("a", Identity(2)), channels=1),
-        ),
-    )
-    zeros = np.zeros((1, 3), np.int64)
-    relay_events = np.array([[0, 0, 3]])
-    worked = Counts(
-        layers=("a", "b", "c"),
-        spikes=zeros,
-        synops=zeros,
-        macs=zeros,
-        neuron_updates=zeros + 8,
-        relay_events=relay_events,
-    )
-    result = energy.energy(graph, worked, profile.load("loihi1"), 2)
+    result = energy.energy(WAITING, waited(), profile.load("loihi1"), 2)
     # 3 × (23.6 + 81 + 8.7) + (8 - 3) × 52 = 339.9 + 260
     assert digits(term(result, "relays").energy_pj) == ["0.0000", "0.0000", "599.9000"]
+
+
+def test_what_never_happens_needs_no_figure():
+    # one dense layer of binary input: no graded products, no shortcut, so neither is missed
+    chain = Graph(
+        Input((1, 1, 3)),
+        (lif("a", Current("input", Dense(np.full((2, 3), 2))), channels=2),),
+    )
+    done = count(chain, (FRAMES > 0).astype(np.uint8), {"a": SPIKES["b"]})
+    result = energy.energy(chain, done, profile.load("tianjic"), 2)
+    assert result.absent == ("neuron_updates_active", "routing", "static")
+    assert digits(term(result, "macs").energy_pj) == ["0.0000"]
+    assert digits(term(result, "relays").energy_pj) == ["0.0000"]
+
+
+def test_relays_without_a_figure_are_absent_where_a_shortcut_waits():
+    result = energy.energy(WAITING, waited(), profile.load("tianjic"), 2)
+    assert "relays" in result.absent
+    assert "macs" not in result.absent
 
 
 def test_connections_of_every_synapse_equal_a_walk_over_all_pairs():
