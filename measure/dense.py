@@ -25,6 +25,8 @@ from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Synapse
 
 TWIN = "the same without spikes"
 ROUNDS, PRECISION = 60, 1e-12
+DEARER_SILENT = "even silent it costs more"
+NO_RATE = "no spike passes a synapse, so there is no rate"
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ class BreakEven:
     """Where the spiking network costs as much as an ordinary one.
 
     rate_times_steps is the T × rate at which both are equal: T where spikes are cheaper at every
-    rate, None where even a silent network costs more. ratio is dense over spiking energy as it is
-    now: above 1 the spiking network wins; None where the profile has no figure for what it does.
+    rate, None where even a silent network costs more and where there is no rate to scale. ratio is
+    dense over spiking energy as it is now: above 1 the spiking network wins; None where the profile
+    has no figure for what it does. why: in a few words why one of them is None, else empty.
     """
 
     accounting: str
@@ -69,6 +72,7 @@ class BreakEven:
     dense_profile: str
     ratio: float | None
     rate_times_steps: float | None
+    why: str = ""
 
 
 def dense_energy(graph: Graph, profile: Profile) -> DenseEnergy:
@@ -161,13 +165,18 @@ def break_even(
     for accounting, dense_pj in (("op_only", dense.op_only_pj), ("full", dense.full_pj)):
         excess = partial(excess_pj, accounting, dense_pj)
         rate: float | None = None
-        if now > 0 and excess(0.0) < 0:
+        why = ""
+        if excess(0.0) >= 0:
+            why = DEARER_SILENT
+        elif now == 0:
+            why = NO_RATE
+        else:
             every_step = steps / now  # times as active: every neuron fires in every step
             cheaper = excess(every_step) < 0
             rate = float(steps) if cheaper else now * _root(excess, every_step)
         spent = spiking_pj(1.0)[accounting]
         ratio = dense_pj / spent if spent else None
-        found.append(BreakEven(accounting, dense.network, dense.profile, ratio, rate))
+        found.append(BreakEven(accounting, dense.network, dense.profile, ratio, rate, why))
     return found[0], found[1]
 
 

@@ -117,11 +117,7 @@ def summary(result: dict[str, Any]) -> str:
         )
         for even in record["break_even"]:
             rate = even["rate_times_steps"]
-            where = (
-                "even silent it costs more"
-                if rate is None
-                else f"breaks even at T × rate {rate:.4g}"
-            )
+            where = even["why"] if rate is None else f"breaks even at T × rate {rate:.4g}"
             less = "no figure" if even["ratio"] is None else f"{even['ratio']:.3g} times less"
             lines.append(
                 f"    against {even['dense_network']} ({even['dense_profile']}), "

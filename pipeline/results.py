@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from measure.dense import DEARER_SILENT
 from measure.energy import EnergyResult
 from measure.profile import FIGURES, Profile, first_problem
 from splitcore import spikes
@@ -109,13 +110,22 @@ class SwingRecord(Record):
 
 
 class BreakEvenRecord(Record):
-    """Dense over spiking energy, and the T × rate of equality; see `measure.dense`."""
+    """Dense over spiking energy, and the T × rate of equality; see `measure.dense`.
+
+    Files written before `why` was have one reason for a rate of None.
+    """
 
     accounting: Literal["op_only", "full"]
     dense_network: Name
     dense_profile: Name
     ratio: Amount | None
     rate_times_steps: Amount | None
+    why: Text = ""
+
+    @property
+    def why_no_rate(self) -> str:
+        """Why there is no T × rate, for a record without."""
+        return self.why or DEARER_SILENT
 
 
 class DenseRecord(Record):

@@ -265,7 +265,7 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
 
 def _rate(even: results.BreakEvenRecord) -> str:
     if even.rate_times_steps is None:
-        return "never: even silent it costs more"
+        return even.why_no_rate
     return f"{even.rate_times_steps:.4g}"
 
 

@@ -32,7 +32,7 @@ def test_break_even_op_only_is_where_both_sums_are_equal():
     twin = dense.dense_energy(GRAPH, profile.load("cmos45_int8"))
     op_only, _ = dense.break_even(GRAPH, counts(), profile.load("cmos45_fp32"), twin, 2)
     # int8 twin: 26 × 0.23 = 5.98; silent spikes still do 8 MACs × 4.6 = 36.8: never
-    assert op_only.rate_times_steps is None
+    assert (op_only.rate_times_steps, op_only.why) == (None, dense.DEARER_SILENT)
     assert f"{op_only.ratio:.6f}" == f"{5.98 / 42.2:.6f}"
 
 
@@ -78,6 +78,26 @@ def test_break_even_of_a_chip_without_a_figure_for_all_that_is_done_has_no_ratio
     op_only, _ = dense.break_even(stem, done, odin, twin, 4, EVENTS)
     assert done.total()["macs"] > done.total()["synops"] == 0
     assert (op_only.ratio, op_only.rate_times_steps) == (None, None)
+
+
+def test_break_even_where_no_spike_passes_a_synapse_says_so_and_not_that_silence_costs_more():
+    stem = Graph(GRAPH.input, GRAPH.layers[:1])  # pixels alone: there is nothing to scale
+    done = count(stem, FRAMES, {"a": SPIKES["a"]})
+    fp32 = profile.load("cmos45_fp32")
+    op_only, full = dense.break_even(stem, done, fp32, dense.dense_energy(stem, fp32), 2, EVENTS)
+    # the twin has 14 connections, of which 8 met a pixel that was not zero
+    assert f"{op_only.ratio:.4f}" == f"{14 / 8:.4f}"
+    assert (op_only.rate_times_steps, op_only.why) == (None, dense.NO_RATE)
+    # in full 437.8 - 3 spikes × 5 = 422.8 without a spike, and 14 × 4.6 + 40 × 5 + 1.5 = 265.9
+    assert (full.rate_times_steps, full.why) == (None, dense.DEARER_SILENT)
+
+
+def test_break_even_of_a_silent_network_that_could_spike_has_no_rate():
+    done = count(GRAPH, FRAMES, {name: np.zeros_like(fired) for name, fired in SPIKES.items()})
+    fp32 = profile.load("cmos45_fp32")
+    op_only, _ = dense.break_even(GRAPH, done, fp32, dense.dense_energy(GRAPH, fp32), 2, EVENTS)
+    assert f"{op_only.ratio:.4f}" == f"{26 / 8:.4f}"
+    assert (op_only.rate_times_steps, op_only.why) == (None, dense.NO_RATE)
 
 
 def test_mean_only_gives_the_same_means():
