@@ -17,7 +17,7 @@ from functools import cache, partial
 import numpy as np
 
 from measure.counts import Counts
-from measure.energy import connections, energy, rate_times_steps
+from measure.energy import EnergyResult, connections, energy, rate_times_steps
 from measure.profile import Profile
 from measure.terms import weight_count
 from splitcore.errors import ProfileError
@@ -63,8 +63,9 @@ class BreakEven:
 
     rate_times_steps is the T × rate at which both are equal: T where spikes are cheaper at every
     rate, None where even a silent network costs more and where there is no rate to scale. ratio is
-    dense over spiking energy as it is now: above 1 the spiking network wins; None where the profile
-    has no figure for what it does. why: in a few words why one of them is None, else empty.
+    dense over spiking energy as it is now: above 1 the spiking network wins. Both are None where
+    the profile has no figure for something that the spiking network does: its sum is too small to
+    be held against another. why: in a few words why one of them is None, else empty.
     """
 
     accounting: str
@@ -147,26 +148,30 @@ def break_even(
     """For both accountings, the T × rate below which spikes cost less than an ordinary network.
 
     Spikes of all layers are scaled together; what does not follow from spikes (graded MACs, idle
-    updates, static power) stays.
+    updates, static power) stays. A profile without static power is compared all the same: an
+    ordinary network is charged none either.
     """
     now = rate_times_steps(graph, counts)
 
     @cache
-    def spiking_pj(activity: float) -> dict[str, float]:
-        result = energy(
+    def spends(activity: float) -> EnergyResult:
+        return energy(
             graph, counts, spiking, steps, input_events, activity=activity, mean_only=True
         )
-        return result.mean_pj()
 
     def excess_pj(accounting: str, dense_pj: float, activity: float) -> float:
-        return spiking_pj(activity)[accounting] - dense_pj
+        return spends(activity).mean_pj()[accounting] - dense_pj
 
     found = []
     for accounting, dense_pj in (("op_only", dense.op_only_pj), ("full", dense.full_pj)):
         excess = partial(excess_pj, accounting, dense_pj)
+        spent = spends(1.0).mean_pj()[accounting]
+        ratio = dense_pj / spent if spent else None
         rate: float | None = None
-        why = ""
-        if excess(0.0) >= 0:
+        why = "" if spent else "it costs nothing"
+        if unpriced := _unpriced(spends(1.0), accounting):
+            ratio, why = None, f"no figure for {', '.join(unpriced)}"
+        elif excess(0.0) >= 0:
             why = DEARER_SILENT
         elif now == 0:
             why = NO_RATE
@@ -174,10 +179,18 @@ def break_even(
             every_step = steps / now  # times as active: every neuron fires in every step
             cheaper = excess(every_step) < 0
             rate = float(steps) if cheaper else now * _root(excess, every_step)
-        spent = spiking_pj(1.0)[accounting]
-        ratio = dense_pj / spent if spent else None
         found.append(BreakEven(accounting, dense.network, dense.profile, ratio, rate, why))
     return found[0], found[1]
+
+
+def _unpriced(result: EnergyResult, accounting: str) -> list[str]:
+    """What the network does and the accounting should hold, but has no figure for."""
+    return [
+        term.name.replace("_", " ")
+        for term in result.terms
+        if term.status == "absent"
+        and (term.op_only or (accounting == "full" and term.name != "static"))
+    ]
 
 
 def _root(excess: Callable[[float], float], high: float) -> float:

@@ -118,9 +118,9 @@ def summary(result: dict[str, Any]) -> str:
         for even in record["break_even"]:
             rate = even["rate_times_steps"]
             where = even["why"] if rate is None else f"breaks even at T × rate {rate:.4g}"
-            less = "no figure" if even["ratio"] is None else f"{even['ratio']:.3g} times less"
+            said = where if even["ratio"] is None else f"{even['ratio']:.3g} times less; {where}"
             lines.append(
                 f"    against {even['dense_network']} ({even['dense_profile']}), "
-                f"{even['accounting'].replace('_', '-')}: {less}; {where}"
+                f"{even['accounting'].replace('_', '-')}: {said}"
             )
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from measure import dense, energy, profile, sensitivity
 from measure.counts import count
 from splitcore import spikes
 from splitcore.errors import ProfileError
-from splitcore.graph import Graph
+from splitcore.graph import Graph, Input
 from tests.measure.test_energy import EVENTS, FRAMES, GRAPH, SPIKES
 from tests.pipeline import example
 
@@ -78,6 +78,29 @@ def test_break_even_of_a_chip_without_a_figure_for_all_that_is_done_has_no_ratio
     op_only, _ = dense.break_even(stem, done, odin, twin, 4, EVENTS)
     assert done.total()["macs"] > done.total()["synops"] == 0
     assert (op_only.ratio, op_only.rate_times_steps) == (None, None)
+    assert op_only.why == "no figure for macs"
+
+
+def test_break_even_without_a_figure_for_some_of_what_is_done_has_neither_ratio_nor_rate():
+    # 6 synaptic ops have a figure, the 8 products have none: 26 MACs over 6 ops would be a gift
+    twin = dense.dense_energy(GRAPH, profile.load("cmos45_fp32"))
+    op_only, full = dense.break_even(GRAPH, counts(), profile.load("tianjic"), twin, 8, EVENTS)
+    assert (op_only.ratio, op_only.rate_times_steps) == (None, None)
+    assert op_only.why == "no figure for macs"
+    assert (full.ratio, full.rate_times_steps) == (None, None)
+    assert "macs, neuron updates active, neuron updates idle, routing" in full.why
+
+
+def test_break_even_of_a_chain_is_op_only_where_a_profile_has_the_operation_alone():
+    # binary input: a passes 8 synapses, b 6, all synaptic ops at 1.54 pJ; nothing waits
+    chain = Graph(Input((1, 1, 3)), GRAPH.layers)
+    done = count(chain, (FRAMES > 0).astype(np.uint8), SPIKES)
+    twin = dense.dense_energy(chain, profile.load("cmos45_fp32"))
+    op_only, full = dense.break_even(chain, done, profile.load("tianjic"), twin, 2, EVENTS)
+    assert f"{op_only.ratio:.6f}" == f"{26 * 4.6 / (14 * 1.54):.6f}"
+    assert (op_only.rate_times_steps, op_only.why) == (2.0, "")
+    assert full.ratio is None
+    assert full.why == "no figure for neuron updates active, neuron updates idle, routing"
 
 
 def test_break_even_where_no_spike_passes_a_synapse_says_so_and_not_that_silence_costs_more():

@@ -59,6 +59,10 @@ def test_run_own_profile_by_path_is_used(digits_bundle, tmp_path):
     assert list(answer["energy_pj"]) == ["mine"]
     assert answer["energy_pj"]["mine"]["op_only"] == pytest.approx(answer["synops"])
     assert "without macs" in energy.summary(answer)
+    evens = answer["profiles"]["mine"]["break_even"]
+    assert {(even["ratio"], even["rate_times_steps"]) for even in evens} == {(None, None)}
+    assert ", op-only: no figure for macs" in energy.summary(answer)
+    assert "times" not in energy.summary(answer)
 
 
 def test_run_bad_input_is_refused_before_anything_is_simulated(digits_bundle, tmp_path):
