@@ -376,7 +376,12 @@ def energy(
     bundle: BundlePath,
     profile: Annotated[list[str] | None, typer.Option(help=PROFILES + " Repeat for more.")] = None,
     data: Data = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many test images.")] = 256,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many test images; default: 256, or all where there are fewer."
+        ),
+    ] = None,
     baselines: BaselineFiles = None,
     as_json: Json = False,
 ) -> None:

@@ -25,16 +25,19 @@ from pipeline.details import dense_twins, layer_means
 from pipeline.units import energy_text
 from splitcore.bundle import open_bundle
 
+AT_MOST = 256  # images, where nobody said how many
+
 
 def run(
     bundle: Path,
     profiles: Sequence[str | Path] | None = None,
     data: str | None = None,
-    samples: int = 256,
+    samples: int | None = None,
     baselines: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Counts and modelled energy, per layer and in all, of `samples` test images.
 
+    samples: None takes 256, or all where there are fewer.
     baselines: files of the `baselines` command to be held against, of the same network and cut.
     Raises BundleError, DataError, ResultError or ProfileError before anything is simulated.
     """
@@ -43,7 +46,7 @@ def run(
     opened = open_bundle(Path(bundle))
     manifest = opened.manifest
     others = edges_at(baselines, manifest)
-    test = images.load(opened, data, samples)
+    test = images.load(opened, data, samples, at_most=AT_MOST)
     simulating = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:  # this process only waits while the simulator works
         loading = beside.submit(netx_file.load, opened.edge_path, manifest.input_bits or None)

@@ -27,10 +27,13 @@ class Images:
         return len(self.labels_n)
 
 
-def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
+def load(
+    bundle: Bundle, data: str | None, samples: int | None, at_most: int | None = None
+) -> Images:
     """All test images of `data`, or of what the bundle was trained on; or `samples` of them.
 
     Those are spread evenly over the test set, whose images may be in the order of their classes.
+    at_most: how many where `samples` is None, all of a smaller test set.
 
     Raises DataError when they are not of the bundle's shape and classes, or are not there, and when
     the source in the bundle's config is not what it was trained on, which `--data` replaced.
@@ -42,7 +45,7 @@ def load(bundle: Bundle, data: str | None, samples: int | None) -> Images:
         raise DataError(f"{bundle.path}: does not say what it was trained on; give --data")
     if data is None:
         _require_same(sources.TITLES.get(source, manifest.data), bundle)
-    test = sources.load_test(source, seed, manifest.input_shape, manifest.steps, samples)
+    test = sources.load_test(source, seed, manifest.input_shape, manifest.steps, samples, at_most)
     if data is None:
         _require_same(test.name, bundle)
     images = test.split.images

@@ -9,6 +9,7 @@ from measure.counts import count
 from pipeline import energy, images
 from splitcore.bundle import open_bundle
 from splitcore.errors import BundleError, ProfileError
+from tests.pipeline.test_images import write_photographs
 
 SAMPLES = 12
 
@@ -63,6 +64,12 @@ def test_run_own_profile_by_path_is_used(digits_bundle, tmp_path):
     assert {(even["ratio"], even["rate_times_steps"]) for even in evens} == {(None, None)}
     assert ", op-only: no figure for macs" in energy.summary(answer)
     assert "times" not in energy.summary(answer)
+
+
+def test_run_takes_all_images_of_a_small_folder_where_nobody_said_how_many(digits_bundle, tmp_path):
+    photographs = write_photographs(tmp_path / "photos", "0123456789", (8, 8))
+    answer = energy.run(digits_bundle, ["odin"], data=str(photographs))
+    assert answer["samples"] == 10  # a fifth of them is for testing
 
 
 def test_run_bad_input_is_refused_before_anything_is_simulated(digits_bundle, tmp_path):

@@ -100,6 +100,14 @@ def test_some_test_images_are_of_all_classes_and_no_others_are_read(tmp_path):
         load_test(root, image_shape=(3, 4, 6), samples=7)
 
 
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_at_most_so_many_test_images_are_spread_or_all_of_fewer(tmp_path, write):
+    root = write(tmp_path / "data.zip", TRAIN_AND_TEST)
+    two, all_six = (load_test(root, at_most=count).split.labels_n for count in (2, 7))
+    assert two.tolist() == [0, 1]
+    assert all_six.tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def test_zip_with_a_wrapping_folder_and_resource_forks_is_read(tmp_path):
     files = {f"bugs/{name}": data for name, data in TRAIN_AND_TEST.items()}
     files |= {"__MACOSX/bugs/train/ant/._0.png": b"fork", "bugs/train/.DS_Store": b"x"}

@@ -84,9 +84,13 @@ def load(path: Path, seed: int = 0, image_shape: Shape | None = None) -> Dataset
 
 
 def load_test(
-    path: Path, seed: int = 0, image_shape: Shape | None = None, samples: int | None = None
+    path: Path,
+    seed: int = 0,
+    image_shape: Shape | None = None,
+    samples: int | None = None,
+    at_most: int | None = None,
 ) -> TestPart:
-    """The test images that `load` gives, or `samples` of them, without decoding the others.
+    """The test images that `load` gives, or some as `spread` has it, without decoding the others.
 
     Raises DataError like `load`, of what it has to read.
     """
@@ -96,7 +100,7 @@ def load_test(
             count = _count(TEST_SHARE, len(files), len(layout.classes))
             _, held = hold_out_indices(labels, count, seed, name)
             files, labels = [files[index] for index in held], labels[held]
-        chosen = spread(len(files), samples, name)
+        chosen = spread(len(files), samples, name, at_most)
         require_room(name, len(chosen), decoder.shape)
         split = decoder.split(name, [files[index] for index in chosen], labels[chosen])
     return TestPart(name, layout.classes, split)

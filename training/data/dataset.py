@@ -137,15 +137,17 @@ def hold_out_indices(
 
 def evenly(available: int, most: int) -> np.ndarray:
     """Indices of up to `most` images, as `spread` chooses them."""
-    return spread(available, min(most, available), "images")
+    return spread(available, None, "images", most)
 
 
-def spread(available: int, wanted: int | None, name: str) -> np.ndarray:
+def spread(available: int, wanted: int | None, name: str, at_most: int | None = None) -> np.ndarray:
     """Indices of `wanted` images, evenly over all: folders are in the order of their classes.
 
-    None takes all. Raises DataError when there are fewer.
+    None takes all, or `at_most` of them. Raises DataError when there are fewer than `wanted`.
     """
-    count = available if wanted is None else wanted
+    count = wanted
+    if count is None:
+        count = available if at_most is None else min(at_most, available)
     if count > available:
         raise DataError(f"{name}: has {available} test images, {count} were asked for")
     return np.arange(count) * available // count

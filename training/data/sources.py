@@ -66,21 +66,23 @@ def load_test(
     image_shape: Shape | None = None,
     steps: int | None = None,
     samples: int | None = None,
+    at_most: int | None = None,
 ) -> TestPart:
     """The test images that `load` gives, or `samples` of them spread evenly over all.
 
+    at_most: how many of them where `samples` is None, as many as there are where there are fewer.
     Of a folder no other image is decoded. Raises DataError like `load`, and when there are fewer
     than `samples`.
     """
     name = str(name_or_path)
     if name not in NAMES and Path(name).is_dir():
-        return class_folders.load_test(Path(name), seed, image_shape, samples)
+        return class_folders.load_test(Path(name), seed, image_shape, samples, at_most)
     if name not in NAMES and Path(name).exists():
         part = _test_of_zip(Path(name), seed, image_shape)
-        chosen = spread(len(part.split), samples, part.name)
+        chosen = spread(len(part.split), samples, part.name, at_most)
         return TestPart(part.name, part.classes, part.split.take(chosen))
     whole = load(name, seed, image_shape, steps)
-    chosen = spread(len(whole.test), samples, whole.name)
+    chosen = spread(len(whole.test), samples, whole.name, at_most)
     return TestPart(whole.name, whole.classes, whole.test.take(chosen))
 
 
