@@ -47,6 +47,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "round_trip_time": ("time", "there and back of an empty message"),
 }
 REQUIRED = ("uplink_rate", "power_slope")
+MIN_RATE_MBIT_S = 1e-6  # one bit a second: below it is no link, and its energies leave the floats
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,6 @@ def parse(text: str, where: str) -> Link:
     for name in REQUIRED:
         if link.value(name) is None:
             raise ProfileError(f"{where}: figures.{name}: missing")
-    if not link.value("uplink_rate"):
-        raise ProfileError(f"{where}: figures.uplink_rate.value: expected more than 0")
+    if (link.value("uplink_rate") or 0.0) < MIN_RATE_MBIT_S:
+        raise ProfileError(f"{where}: figures.uplink_rate.value: expected at least 1 bit/s")
     return link

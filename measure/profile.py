@@ -20,6 +20,7 @@ from splitcore.errors import ProfileError
 FOLDER = Path(__file__).parent / "profiles"
 USUAL = ("loihi1", "cmos45_int8", "cmos45_fp32")  # what is priced where nobody chose
 MAX_FILE_BYTES = 1 << 20
+MAX_BUFFER_BYTES = 1 << 50
 
 # unit: (dimension, how many of the canonical unit). Canonical: pJ, mW, us, and plain numbers.
 UNITS: dict[str, tuple[str, float]] = {
@@ -103,7 +104,7 @@ class Figure(Strict):
 class BufferPoint(Strict):
     """What one access to a buffer of this many bytes costs."""
 
-    bytes: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=1, le=MAX_BUFFER_BYTES)]
     energy: Figure
 
 
@@ -112,6 +113,7 @@ class Memory(Strict):
 
     One access moves word_bits; narrower words cost their share. Between the points the cost is
     interpolated linearly, beyond the last it goes on at the last slope, below the first it is flat.
+    No buffer costs less than a smaller one: a falling slope would end below nothing.
     """
 
     word_bits: Bits
@@ -279,9 +281,18 @@ def parse(text: str, where: str) -> Profile:
             raise ProfileError(f"{where}: memory.points: expected sizes in rising order")
         for index, point in enumerate(profile.memory.points):
             check_unit(f"{where}: memory.points.{index}.energy", point.energy, "energy", UNITS)
+        costs = [
+            point.energy.value * UNITS[point.energy.unit][1] for point in profile.memory.points
+        ]
+        for index, (smaller, larger) in enumerate(pairwise(costs), 1):
+            if larger < smaller:
+                raise ProfileError(
+                    f"{where}: memory.points.{index}.energy: expected at least the {smaller:g} pJ "
+                    f"of the smaller buffer, got {larger:g} pJ"
+                )
     chip = profile.figures.get("neurons_per_chip")
-    if chip is not None and min(chip.value, chip.value if chip.low is None else chip.low) <= 0:
-        raise ProfileError(f"{where}: figures.neurons_per_chip: expected more than 0")
+    if chip is not None and min(chip.value, chip.value if chip.low is None else chip.low) < 1:
+        raise ProfileError(f"{where}: figures.neurons_per_chip: expected at least 1")
     if profile.value("static_power") and not profile.value("step_time"):
         raise ProfileError(f"{where}: figures.step_time: static_power needs a positive step_time")
     if ESSENTIAL not in profile.figures:

@@ -61,6 +61,8 @@ def test_load_unknown_link_lists_the_known():
     ("figure", "change", "field"),
     [
         ("uplink_rate", {"value": 0}, "figures.uplink_rate.value"),
+        ("uplink_rate", {"value": 1e-310}, "figures.uplink_rate.value: expected at least 1 bit/s"),
+        ("uplink_rate", {"value": 0.9, "unit": "bit/s"}, "figures.uplink_rate.value"),
         ("uplink_rate", {"value": -1}, "figures.uplink_rate.value"),
         ("power_base", {"unit": "pJ"}, "figures.power_base.unit"),
         ("power_slope", {"unit": ""}, "figures.power_slope.unit"),

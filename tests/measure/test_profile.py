@@ -111,11 +111,11 @@ def test_load_static_power_without_step_time_is_refused(tmp_path):
         profile.load(written(tmp_path, own(figures={"static_power": power})))
 
 
-@pytest.mark.parametrize("change", [{"value": 0}, {"low": 0, "high": 9e5}])
+@pytest.mark.parametrize("change", [{"value": 0}, {"value": 1e-310}, {"low": 0, "high": 9e5}])
 def test_load_a_chip_without_neurons_is_refused(tmp_path, change):
     figures = json.loads((profile.FOLDER / "loihi1.json").read_text())["figures"]
     figures["neurons_per_chip"].update(change)
-    with pytest.raises(ProfileError, match=r"figures\.neurons_per_chip: expected more than 0"):
+    with pytest.raises(ProfileError, match=r"figures\.neurons_per_chip: expected at least 1"):
         profile.load(written(tmp_path, own(figures=figures)))
 
 
@@ -128,4 +128,22 @@ def test_load_buffers_out_of_order_are_refused(tmp_path):
     memory = own()["memory"]
     memory["points"].reverse()
     with pytest.raises(ProfileError, match=r"memory\.points"):
+        profile.load(written(tmp_path, own(memory=memory)))
+
+
+def test_load_a_buffer_beyond_any_size_is_refused(tmp_path):
+    memory = own()["memory"]
+    memory["points"][-1]["bytes"] = 10**400
+    with pytest.raises(ProfileError, match=r"memory\.points\.2\.bytes") as caught:
+        profile.load(written(tmp_path, own(memory=memory)))
+    assert "\n" not in str(caught.value)
+
+
+def test_load_a_larger_buffer_that_costs_less_is_refused(tmp_path):
+    memory = own()["memory"]
+    memory["points"][-1]["energy"].update(value=0.0199, unit="nJ")  # the smaller one: 20 pJ
+    with pytest.raises(
+        ProfileError,
+        match=r"memory\.points\.2\.energy: expected at least the 20 pJ .* got 19\.9 pJ",
+    ):
         profile.load(written(tmp_path, own(memory=memory)))
