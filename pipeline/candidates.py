@@ -13,7 +13,7 @@ from pathlib import Path
 from measure.profile import Profile
 from pipeline import baseline_rows, results
 from pipeline.candidate import Candidate
-from pipeline.results import Details, Result, figure_records
+from pipeline.results import Details, Result, figure_records, width_records
 from splitcore.errors import ResultError, UsageError
 
 ANSWER_BYTES = 0  # all on the edge: the answer stays there
@@ -159,18 +159,33 @@ def _check_priced_by(profile: Profile, detail: Details, file: str) -> None:
     """ResultError where the result was priced by another profile of this name."""
     if profile.name not in detail.energy:
         return
-    then = {each.name: (each.value, each.unit) for each in detail.energy[profile.name].figures}
-    now = {each["name"]: (each["value"], each["unit"]) for each in figure_records(profile)}
+    record = detail.energy[profile.name]
+    then = {f"figures.{each.name}": _amount(each.value, each.unit) for each in record.figures}
+    now = {
+        f"figures.{each['name']}": _amount(each["value"], each["unit"])
+        for each in figure_records(profile)
+    }
+    then |= {f"widths.{name}": _amount(bits, "bits") for name, bits in record.widths.items()}
+    if record.widths:  # older files do not say
+        now |= {f"widths.{name}": _amount(b, "bits") for name, b in width_records(profile).items()}
+    for term in record.terms:
+        then[f"terms.{term.name}"] = _counted(term.status == "included")
+        now[f"terms.{term.name}"] = _counted(term.name in profile.included)
     for name in {**then, **now}:
-        if then.get(name) != now.get(name):
-            was, given = (
-                "none" if known is None else f"{known[0]:g} {known[1]}"
-                for known in (then.get(name), now.get(name))
-            )
+        was, given = (known.get(name, "none") for known in (then, now))
+        if was != given:
             raise ResultError(
-                f"{file}: details.energy.{profile.name}.figures.{name}: was priced with {was}, the "
-                f"profile has {given}; give a profile of your own another name"
+                f"{file}: details.energy.{profile.name}.{name}: was priced with {was}, the profile "
+                f"has {given}; give a profile of your own another name"
             )
+
+
+def _amount(value: float, unit: str) -> str:
+    return f"{value:.15g} {unit}"
+
+
+def _counted(included: bool) -> str:
+    return "no cost of its own" if included else "a cost of its own"
 
 
 def _all_cloud(inputs: Inputs) -> Candidate:

@@ -151,6 +151,7 @@ class ProfileRecord(Record):
     layers: dict[Name, Energies]
     terms: list[TermRecord]
     figures: list[FigureRecord]
+    widths: dict[Name, Positive] = {}  # bits of a word in each buffer; older files do not say
     sensitivity: list[SwingRecord] = []
     break_even: list[BreakEvenRecord] = []
 
@@ -303,6 +304,13 @@ def figure_records(profile: Profile) -> list[dict[str, Any]]:
     return figures
 
 
+def width_records(profile: Profile) -> dict[str, int]:
+    """The bits that a profile's buffers keep, by what they are; empty without buffers."""
+    if profile.memory is None:
+        return {}
+    return {name: bits for name, bits in profile.memory.model_dump().items() if "_bits" in name}
+
+
 def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
     """`EnergyResult.as_dict` with the profile's figures and sources beside it."""
     return {
@@ -310,6 +318,7 @@ def profile_record(result: EnergyResult, profile: Profile) -> dict[str, Any]:
         "kind": profile.kind,
         "about": profile.about,
         "figures": figure_records(profile),
+        "widths": width_records(profile),
         **result.as_dict(),
     }
 

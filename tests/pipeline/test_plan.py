@@ -73,6 +73,37 @@ def test_plan_with_another_profile_of_the_same_name_is_refused(files, tmp_path):
         plan.plan(files, link="wifi", profile=str(mine))
 
 
+def test_plan_with_other_word_widths_of_the_same_name_is_refused(files, tmp_path):
+    other = json.loads((FOLDER / "cmos45_fp32.json").read_text())
+    other["memory"]["state_bits"] = 8
+    mine = tmp_path / "mine.profile"
+    mine.write_text(json.dumps(other))
+    told = r"cmos45_fp32\.widths\.state_bits: was priced with 32 bits, the profile has 8 bits"
+    with pytest.raises(ResultError, match=told):
+        plan.plan(files, link="wifi", profile=str(mine))
+
+
+def test_plan_with_another_term_included_under_the_same_name_is_refused(files, tmp_path):
+    other = json.loads((FOLDER / "cmos45_fp32.json").read_text())
+    other["included"]["memory_states"] = "no state is ever kept"
+    mine = tmp_path / "mine.profile"
+    mine.write_text(json.dumps(other))
+    told = (
+        r"cmos45_fp32\.terms\.memory_states: was priced with a cost of its own, the profile has no"
+    )
+    with pytest.raises(ResultError, match=told):
+        plan.plan(files, link="wifi", profile=str(mine))
+
+
+def test_plan_takes_a_result_that_does_not_say_its_word_widths(files):
+    for file in files:
+        older = json.loads(file.read_text())
+        for priced in older["details"]["energy"].values():
+            del priced["widths"]
+        file.write_text(json.dumps(older))
+    assert plan.plan(files, link="wifi", profile="cmos45_fp32")["chosen"]
+
+
 def test_plan_without_limits_chooses_the_least_energy(files):
     assert plan.plan(files, link="wifi", profile="loihi1")["chosen"] == "late"
 
