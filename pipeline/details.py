@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from measure import profile
-from measure.counts import Counts
+from measure.counts import FIELDS, Counts
 from measure.dense import DenseEnergy, break_even, dense_energy
 from measure.energy import EnergyResult, rate_times_steps
 from measure.profile import Profile
@@ -101,10 +101,7 @@ def layer_means(graph: Graph, counts: Counts) -> list[dict[str, Any]]:
     """Name, shape, firing rate and mean counts a sample of every layer."""
     layers = []
     for index, layer in enumerate(graph.layers):
-        mean = {
-            name: float(getattr(counts, name)[:, index].mean())
-            for name in ("spikes", "synops", "macs", "neuron_updates")
-        }
+        mean = {name: float(getattr(counts, name)[:, index].mean()) for name in FIELDS}
         rate = mean["spikes"] / mean["neuron_updates"] if mean["neuron_updates"] else 0.0
         layers.append(
             {"name": layer.name, "shape": list(graph.shapes[layer.name]), "rate": rate, **mean}

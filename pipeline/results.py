@@ -167,7 +167,10 @@ class ProfileRecord(Record):
 
 
 class LayerRecord(Record):
-    """One layer of the edge half: means a sample, rate in spikes a neuron and step."""
+    """One layer of the edge half: means a sample, rate in spikes a neuron and step.
+
+    Older files do not say relay_events.
+    """
 
     name: Name
     shape: tuple[Positive, Positive, Positive]
@@ -176,6 +179,7 @@ class LayerRecord(Record):
     synops: Amount
     macs: Amount
     neuron_updates: Amount
+    relay_events: Amount | None = None
 
 
 class BundleRecord(Record):

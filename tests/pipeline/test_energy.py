@@ -5,7 +5,7 @@ import pytest
 from lava_edge import netx_file, reference
 from measure import energy as pricing
 from measure import profile
-from measure.counts import count
+from measure.counts import FIELDS, count
 from pipeline import energy, images
 from splitcore.bundle import open_bundle
 from splitcore.errors import BundleError, ProfileError
@@ -42,7 +42,9 @@ def test_run_layers_add_up_to_the_whole(answer):
         for accounting in ("op_only", "full"):
             total = sum(layer[accounting] for layer in record["layers"].values())
             assert total == pytest.approx(record["energy_pj"][accounting], rel=1e-9)
-    assert sum(layer["spikes"] for layer in answer["layers"]) == pytest.approx(answer["spikes"])
+    for field in FIELDS:
+        total = sum(layer[field] for layer in answer["layers"])
+        assert total == pytest.approx(answer[field]), field
 
 
 def test_run_is_json_and_its_summary_calls_energies_modelled(answer):

@@ -123,6 +123,14 @@ def test_load_file_that_is_no_result_is_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_details_say_the_relay_events_of_each_layer():
+    layers = {
+        layer["name"]: layer["relay_events"] for layer in example.result()["details"]["layers"]
+    }
+    assert layers["block1.out"] > 0  # its shortcut waits for block1.conv1
+    assert {name for name, events in layers.items() if events} == {"block1.out"}
+
+
 def test_to_csv_keeps_formulas_as_text():
     text = page.to_csv(["name", "pJ"], [["=1+1", 2.5], ['say "hi", you', None]])
     assert text.splitlines() == ["name,pJ", "'=1+1,2.5", '"say ""hi"", you",']
