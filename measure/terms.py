@@ -270,7 +270,8 @@ class Terms:
         missing = self._missing("static", *figures)
         if missing:
             return missing
-        chips = math.ceil(self.neurons.sum() / self._figure("neurons_per_chip"))
+        places = self.neurons + self.relay_neurons
+        chips = math.ceil(places.sum() / self._figure("neurons_per_chip"))
         total_pj = (
             chips
             * self._figure("static_power")
@@ -278,12 +279,12 @@ class Terms:
             * self._figure("step_time")
             * US_MW_TO_PJ
         )
-        share = self.neurons / self.neurons.sum()
+        share = places / places.sum()
         return Term(
             "static",
             "counted",
-            f"{chips} whole chip(s) by neuron count, on for {self.steps} steps of "
-            f"{self._figure('step_time'):g} us, nothing between samples; shared out by neurons",
+            f"{chips} whole chip(s) by neuron count, relays among them, on for {self.steps} steps "
+            f"of {self._figure('step_time'):g} us, nothing between samples; shared out by neurons",
             np.tile(total_pj * share, (len(self.spikes), 1)),
         )
 

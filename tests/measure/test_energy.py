@@ -138,6 +138,18 @@ def test_relays_of_a_shortcut_cost_neurons_and_messages():
     assert digits(term(result, "relays").energy_pj) == ["0.0000", "0.0000", "599.9000"]
 
 
+def test_relays_take_their_places_on_chips():
+    small = profile.load("loihi1").with_value("neurons_per_chip", 12)
+    result = energy.energy(WAITING, waited(), small, 2)
+    # 3 × 4 neurons would fill one chip; the 4 relays before c need a second
+    # 2 × 104.4 mW × 2 × 5.9 us = 2,463,840 pJ, shared 4 : 4 : 4 + 4
+    assert digits(term(result, "static").energy_pj) == [
+        "615960.0000",
+        "615960.0000",
+        "1231920.0000",
+    ]
+
+
 def test_what_never_happens_needs_no_figure():
     # one dense layer of binary input: no graded products, no shortcut, so neither is missed
     chain = Graph(
