@@ -13,7 +13,7 @@ from pipeline.candidates import Inputs
 from pipeline.page import Sheet
 from pipeline.payloads import GROUP, SIZED
 from pipeline.results import BreakEvenRecord, Details, Result
-from pipeline.units import accuracy_text, energy_text
+from pipeline.units import accuracy_text, energy_text, times_text
 
 DIGITAL = PRICED_BY[32]  # spikes on the processor of the ordinary networks: like against like
 
@@ -218,8 +218,8 @@ def _against(rival: Row, split: str, priced: list[Result]) -> list[str]:
     detail, own = _details(ours), ours.energy_pj[DIGITAL]
     sentence = (
         f"{opening}, {detail.bundle.name} takes "
-        f"{theirs.op_only_pj / own.op_only:.3g} times less edge energy op-only and "
-        f"{theirs.full_pj / own.full:.3g} times in full, {DIGITAL} on both sides (below 1: more)."
+        f"{times_text(theirs.op_only_pj / own.op_only)} edge energy op-only and "
+        f"{times_text(theirs.full_pj / own.full)} in full, {DIGITAL} on both sides."
     )
     evens = _break_even(ours, theirs)
     if evens:

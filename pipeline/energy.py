@@ -22,7 +22,7 @@ from pipeline import images
 from pipeline.baseline_rows import edges_at
 from pipeline.console import progress_bar
 from pipeline.details import dense_twins, layer_means
-from pipeline.units import energy_text
+from pipeline.units import energy_text, times_text
 from splitcore.bundle import open_bundle
 
 AT_MOST = 256  # images, where nobody said how many
@@ -121,7 +121,7 @@ def summary(result: dict[str, Any]) -> str:
         for even in record["break_even"]:
             rate = even["rate_times_steps"]
             where = even["why"] if rate is None else f"breaks even at T × rate {rate:.4g}"
-            said = where if even["ratio"] is None else f"{even['ratio']:.3g} times less; {where}"
+            said = where if even["ratio"] is None else f"{times_text(even['ratio'])}; {where}"
             lines.append(
                 f"    against {even['dense_network']} ({even['dense_profile']}), "
                 f"{even['accounting'].replace('_', '-')}: {said}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from measure.dense import TWIN, DenseEnergy
 from pipeline.results import DenseRecord, Details
+from pipeline.units import times_text
 
 CLAIM, RIVAL, PROFILE = 144.0, "BottleNet", "cmos45_fp32"
 
@@ -31,14 +32,16 @@ def distance(detail: Details, rival: DenseRecord | DenseEnergy) -> str | None:
     graded, largest = spent.get("macs", 0.0), max(spent, key=lambda name: spent[name])
     text = (
         f"The published gain of this method is {CLAIM:g} times, op-only with 4.6 pJ a MAC and "
-        f"0.9 pJ an accumulate. By the same rule, against {rival.network}, it is "
-        f"{rival.op_only_pj / priced.energy_pj.op_only:.3g} times here, and "
-        f"{rival.full_pj / priced.energy_pj.full:.3g} times in full. Of the "
+        f"0.9 pJ an accumulate. By the same rule, against {rival.network}, this edge takes "
+        f"{times_text(rival.op_only_pj / priced.energy_pj.op_only)}, and "
+        f"{times_text(rival.full_pj / priced.energy_pj.full)} in full. Of the "
         f"arithmetic, {100 * graded / priced.energy_pj.op_only:.0f} % is pixels entering as graded "
         f"events in each step"
     )
     if graded:
-        text += f", which alone caps the gain at {rival.op_only_pj / graded:.3g} times"
+        cap = rival.op_only_pj / graded
+        caps = f"caps the gain at {cap:.3g} times" if cap > 1 else f"takes {times_text(cap)}"
+        text += f", which alone {caps}"
     share = 100 * spent[largest] / priced.energy_pj.full
     text += (
         f"; the rest is spikes. In full, the largest term is {largest.replace('_', ' ')} "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline import figures, published_gain, results
 from pipeline.page import Sheet
 from pipeline.results import Details, ProfileRecord, Result
-from pipeline.units import energy_text
+from pipeline.units import energy_text, times_text
 
 
 def title(record: Result) -> str:
@@ -223,7 +223,7 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
             name,
             f"{even.dense_network} ({even.dense_profile})",
             even.accounting.replace("_", "-"),
-            "–" if even.ratio is None else f"{even.ratio:.3g}",
+            "–" if even.ratio is None else times_text(even.ratio),
             _rate(even),
         ]
         for name, profile in detail.energy.items()
@@ -257,7 +257,7 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
     )
     page.table(
         f"{prefix}break-even",
-        ["spikes priced as", "against", "accounting", "times less energy", "break-even T × rate"],
+        ["spikes priced as", "against", "accounting", "energy", "break-even T × rate"],
         rows,
         numeric=2,
     )

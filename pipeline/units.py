@@ -19,6 +19,19 @@ def energy_text(energy_pj: float) -> str:
     return f"{energy_pj / scale:.3g} {unit}"
 
 
+def times_text(ratio: float) -> str:
+    """Theirs over ours, in words about ours: "4.82 times less", "6.94 times more", "as much".
+
+    Just "more" where theirs is nothing.
+    """
+    if not ratio:
+        return "more"
+    times = f"{max(ratio, 1 / ratio):.3g}"
+    if times == "1":
+        return "as much"
+    return f"{times} times {'less' if ratio > 1 else 'more'}"
+
+
 def accuracy_text(accuracy: float | None, samples: int) -> str:
     """Per cent with the 95 % interval that so many samples allow."""
     if accuracy is None:

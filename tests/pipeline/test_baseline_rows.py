@@ -10,6 +10,7 @@ from pipeline import baseline_rows, cuts_page, energy, plan, report
 from pipeline.baseline_rows import check
 from pipeline.bench import wire
 from pipeline.results import check as check_result
+from pipeline.units import times_text
 from splitcore.bundle import open_bundle
 from splitcore.errors import ResultError, UsageError
 from tests.pipeline import browser, example
@@ -144,7 +145,7 @@ def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accu
         "1-bit CNN (96.00 %, 400 bits)."
     )
     # BottleNet: 2,000 MACs × 4.6 = 9,200 pJ and two words of 5 pJ each a MAC more: 29,200
-    assert "2 times less edge energy op-only and 0.317 times in full" in said[1]
+    assert "2 times less edge energy op-only and 3.15 times more in full" in said[1]
     said = cuts_page.verdicts("block1", (record,), tuple(found[:1]))
     assert said[0] == "At block1 no baseline is both as accurate and as small as one of our codes."
     ours["accuracy_pipeline"] = 0.9
@@ -152,7 +153,7 @@ def test_verdicts_name_the_baseline_that_wins_and_compare_energy_at_matched_accu
     assert said[1].startswith("No code of ours at block1 is as accurate as BottleNet; 4.50 points")
     # 2,000 MACs × 4.6 pJ over the energy of the profile's own record
     gain = 9200 / ours["details"]["energy"]["cmos45_fp32"]["energy_pj"]["op_only"]
-    assert f"By the same rule, against BottleNet, it is {gain:.3g} times here" in said[2]
+    assert f"By the same rule, against BottleNet, this edge takes {times_text(gain)}," in said[2]
 
 
 def test_the_smallest_code_as_accurate_as_a_baseline_stands_beside_it(tmp_path):
