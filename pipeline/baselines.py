@@ -76,27 +76,16 @@ def run(
         known.complete([*lineage.ancestors(teacher, config_path), teacher], (teacher.name,))
         whole = known.network(teacher.name)
         assert isinstance(whole, SplitAnn)
-        whole, rows, found = whole.to(device), [], {}
-        for rival, quality in _one_by_one(only, qualities):
-            found = study(
-                config, dataset, whole, only=(rival,), qualities=quality, progress=progress
-            )
-            rows += found["rows"]
-            found["rows"] = rows
-            results.save(json.dumps(found, indent=1, allow_nan=False) + "\n", out)
+        found = study(
+            config,
+            dataset,
+            whole.to(device),
+            only=only,
+            qualities=qualities,
+            progress=progress,
+            after=lambda so_far: results.save(json.dumps(so_far, indent=1) + "\n", out),
+        )
     return {"file": str(out), **found}
-
-
-def _one_by_one(
-    only: tuple[Rival, ...], qualities: tuple[int, ...]
-) -> list[tuple[Rival, tuple[int, ...]]]:
-    """What is measured before the file is written again: a baseline, of JPEG one quality."""
-    return [
-        (rival, part)
-        for rival in Rival
-        if rival in only
-        for part in ([(each,) for each in qualities] if rival is Rival.JPEG else [qualities])
-    ]
 
 
 def summary(result: dict[str, Any]) -> str:

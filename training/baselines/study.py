@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+import itertools
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ def study(
     only: Collection[Rival] = tuple(Rival),
     qualities: tuple[int, ...] = QUALITIES,
     progress: Progress | None = None,
+    after: Callable[[dict[str, Any]], object] = lambda _result: None,
 ) -> dict[str, Any]:
     """Train and measure the baselines that belong beside the cut spiking run of this config.
 
@@ -49,7 +51,8 @@ def study(
     sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps, BottleNet++
     about as many, BottleNet as many channels. Each row holds the layers that the edge computes, the
     figures on the validation images, for choosing, and those on the test images. Each begins with
-    the same seed, so that one alone (`only`) is what it is among all.
+    the same seed, so that one alone (`only`) is what it is among all. after: is given the result so
+    far whenever a row is added.
     Raises ConfigError for data that are no images of 1 or 3 channels, and without a bottleneck.
     """
     shape, neck = dataset.image_shape, config.bottleneck
@@ -57,19 +60,8 @@ def study(
         raise ConfigError(f"baselines: expected images of 1 or 3 channels, got {shape}")
     if neck is None or neck.channels is None:
         raise ConfigError("bottleneck.channels: baselines are sized after a code; there is none")
-    blocks = len(whole.edge) + len(whole.cloud)
-    rows = []
-    if Rival.ANN in only:
-        rows.append(_row("all on the edge (ANN)", "all_edge", whole.cut_at(blocks, None), dataset))
-    for quality in qualities if Rival.JPEG in only else ():
-        upload = whole.cut_at(0, JpegUpload(quality))
-        pixels = (*shape[1:], 3) if shape[0] == 3 else shape[1:]
-        header = 8 * header_bytes(pixels, quality)
-        name = f"all in the cloud (JPEG {quality})"
-        rows.append(_row(name, "all_cloud", upload, dataset, header_bits_not_charged=header))
-    if not {Rival.ANN, Rival.JPEG}.issuperset(only):
-        rows += _split_rows(config, neck, neck.channels, dataset, whole, only, progress)
-    return {
+    rows: list[dict[str, Any]] = []
+    result = {
         "data": dataset.name,
         "backbone": config.model.backbone,
         "width": config.model.width,
@@ -78,6 +70,29 @@ def study(
         "seed": config.recipe.seed,
         "rows": rows,
     }
+    for row in itertools.chain(
+        _whole_rows(dataset, whole, only, qualities),
+        _split_rows(config, neck, neck.channels, dataset, whole, only, progress),
+    ):
+        rows.append(row)
+        after(result)
+    return result
+
+
+def _whole_rows(
+    dataset: Dataset, whole: SplitAnn, only: Collection[Rival], qualities: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
+    """A row for each of those baselines that are not cut."""
+    shape = dataset.image_shape
+    if Rival.ANN in only:
+        blocks = len(whole.edge) + len(whole.cloud)
+        yield _row("all on the edge (ANN)", "all_edge", whole.cut_at(blocks, None), dataset)
+    for quality in qualities if Rival.JPEG in only else ():
+        upload = whole.cut_at(0, JpegUpload(quality))
+        pixels = (*shape[1:], 3) if shape[0] == 3 else shape[1:]
+        header = 8 * header_bytes(pixels, quality)
+        name = f"all in the cloud (JPEG {quality})"
+        yield _row(name, "all_cloud", upload, dataset, header_bits_not_charged=header)
 
 
 def _split_rows(
@@ -88,13 +103,15 @@ def _split_rows(
     whole: SplitAnn,
     only: Collection[Rival],
     progress: Progress | None,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """A row for each of those baselines that send features."""
+    if {Rival.ANN, Rival.JPEG}.issuperset(only):
+        return
     cut = backbone_named(config.model.backbone).index(config.split)
     features = _shape_behind(whole.cut_at(cut, None).edge, dataset.image_shape)
     calibration = as_input(dataset.train.some(CALIBRATION).images, torch.device("cpu"))
     device = whole.readout.weight.device
-    rows, stored = [], None
+    stored = None
     if config.recipe.frozen_edge_views:
         kept = whole.cut_at(config.frozen_blocks, None).edge
         stored = Stored(kept, dataset.train, config.recipe, device, progress)
@@ -108,12 +125,11 @@ def _split_rows(
         code = codes(model, dataset.train.some(context_fit.SAMPLES))
         codec.observe(code)
         header = codec.header_bits(tuple(code.shape[1:]))
-        rows.append(_row(name, "split", model, dataset, header_bits_not_charged=header))
+        yield _row(name, "split", model, dataset, header_bits_not_charged=header)
         if isinstance(codec, BottleNetPlusPlus):
             on_cpu = copy.deepcopy(model).cpu()
             small = quantised_edge(on_cpu, calibration)
-            rows.append(_row(f"{name}, int8 edge", "split", small, dataset, counted=on_cpu))
-    return rows
+            yield _row(f"{name}, int8 edge", "split", small, dataset, counted=on_cpu)
 
 
 def _train(
