@@ -83,9 +83,13 @@ def run(
             only=only,
             qualities=qualities,
             progress=progress,
-            after=lambda so_far: results.save(json.dumps(so_far, indent=1) + "\n", out),
+            after=lambda so_far: _save(so_far, out),
         )
     return {"file": str(out), **found}
+
+
+def _save(found: dict[str, Any], out: Path) -> None:
+    results.save(json.dumps(found, indent=1, allow_nan=False) + "\n", out)
 
 
 def summary(result: dict[str, Any]) -> str:
