@@ -10,6 +10,7 @@ from lava_edge import netx_file, reference
 from pipeline import card, export, export_ann, images, train
 from splitcore import tail
 from splitcore.bundle import open_bundle
+from splitcore.codec import context_fit
 from splitcore.errors import BundleError, ConfigError, DataError, UsageError
 from splitcore.graph import Identity
 from training import checkpoint, evaluate
@@ -49,7 +50,7 @@ def test_export_of_images_in_the_order_of_their_classes_looks_at_all_classes(
     )
     found = replace(checkpoint.load(digits_run), data_digest=sorted_by_class.digest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "CODE_SAMPLES", 200)
+        patch.setattr(context_fit, "SAMPLES", 200)
         patch.setattr(card, "TOLD_SAMPLES", 60)
         bundle = export.export(found, sorted_by_class, tmp_path / "bundle")
     assert len(set(bundle.probe().labels_n.tolist())) >= 9
