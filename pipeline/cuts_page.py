@@ -12,8 +12,8 @@ from pipeline.baseline_rows import PRICED_BY, Row
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
 from pipeline.payloads import GROUP, SIZED
-from pipeline.results import BreakEvenRecord, Details, Result
-from pipeline.units import accuracy_text, energy_text, times_text
+from pipeline.results import Details, Result
+from pipeline.units import accuracy_text, break_even_text, energy_text, times_text
 
 DIGITAL = PRICED_BY[32]  # spikes on the processor of the ordinary networks: like against like
 
@@ -240,16 +240,8 @@ def _break_even(ours: Result, rival: DenseEnergy) -> str | None:
     ]
     evens = detail.energy[DIGITAL].break_even if DIGITAL in detail.energy else []
     rates = {
-        even.accounting: _rate(even, ours.steps)
+        even.accounting: break_even_text(even.rate_times_steps, ours.steps, even.why_no_rate)
         for even in evens
         if even.dense_network in same and even.dense_profile == rival.profile
     }
     return f"{rates['op_only']} op-only and {rates['full']} in full" if rates else None
-
-
-def _rate(even: BreakEvenRecord, steps: int) -> str:
-    if even.rate_times_steps is None:
-        return f"no rate ({even.why_no_rate})"
-    if even.rate_times_steps >= steps:
-        return "no rate (it costs less at any)"
-    return f"{even.rate_times_steps:.3g}"

@@ -22,7 +22,7 @@ from pipeline import images
 from pipeline.baseline_rows import edges_at
 from pipeline.console import progress_bar
 from pipeline.details import dense_twins, layer_means
-from pipeline.units import energy_text, times_text
+from pipeline.units import break_even_text, energy_text, times_text
 from splitcore.bundle import open_bundle
 
 AT_MOST = 256  # images, where nobody said how many
@@ -119,9 +119,10 @@ def summary(result: dict[str, Any]) -> str:
             + (f" (without {', '.join(missing)}: no figure)" if missing else "")
         )
         for even in record["break_even"]:
-            rate = even["rate_times_steps"]
-            where = even["why"] if rate is None else f"breaks even at T × rate {rate:.4g}"
-            said = where if even["ratio"] is None else f"{times_text(even['ratio'])}; {where}"
+            rate = break_even_text(even["rate_times_steps"], result["steps"], even["why"])
+            said = even["why"]
+            if even["ratio"] is not None:
+                said = f"{times_text(even['ratio'])}; T × rate of break-even: {rate}"
             lines.append(
                 f"    against {even['dense_network']} ({even['dense_profile']}), "
                 f"{even['accounting'].replace('_', '-')}: {said}"

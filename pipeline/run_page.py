@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline import figures, published_gain, results
 from pipeline.page import Sheet
 from pipeline.results import Details, ProfileRecord, Result
-from pipeline.units import energy_text, times_text
+from pipeline.units import break_even_text, energy_text, times_text
 
 
 def title(record: Result) -> str:
@@ -224,7 +224,7 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
             f"{even.dense_network} ({even.dense_profile})",
             even.accounting.replace("_", "-"),
             "–" if even.ratio is None else times_text(even.ratio),
-            _rate(even),
+            break_even_text(even.rate_times_steps, profile.steps, even.why_no_rate),
         ]
         for name, profile in detail.energy.items()
         for even in profile.break_even
@@ -261,12 +261,6 @@ def _break_even(page: Sheet, detail: Details, prefix: str) -> None:
         rows,
         numeric=2,
     )
-
-
-def _rate(even: results.BreakEvenRecord) -> str:
-    if even.rate_times_steps is None:
-        return even.why_no_rate
-    return f"{even.rate_times_steps:.4g}"
 
 
 def _missing(profile: ProfileRecord) -> list[str]:

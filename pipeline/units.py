@@ -32,6 +32,15 @@ def times_text(ratio: float) -> str:
     return f"{times} times {'less' if ratio > 1 else 'more'}"
 
 
+def break_even_text(rate_times_steps: float | None, steps: int, why_none: str) -> str:
+    """The T × rate at which both sides cost the same, or in words that there is none."""
+    if rate_times_steps is None:
+        return f"no rate ({why_none})"
+    if rate_times_steps >= steps:
+        return "no rate (it costs less at any)"
+    return f"{rate_times_steps:.3g}"
+
+
 def accuracy_text(accuracy: float | None, samples: int) -> str:
     """Per cent with the 95 % interval that so many samples allow."""
     if accuracy is None:

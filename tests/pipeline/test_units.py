@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.units import times_text
+from pipeline.units import break_even_text, times_text
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,15 @@ from pipeline.units import times_text
 )
 def test_times_text_says_less_above_one_and_more_below(theirs_over_ours, text):
     assert times_text(theirs_over_ours) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (0.11124, "0.111"),
+        (4.0, "no rate (it costs less at any)"),
+        (None, "no rate (even silent it costs more)"),
+    ],
+)
+def test_break_even_is_a_rate_below_that_of_every_step_or_none(rate, text):
+    assert break_even_text(rate, 4, "even silent it costs more") == text
