@@ -74,16 +74,28 @@ def _weight_of(synapse: object) -> np.ndarray:
 def _expanded_bytes(graph: Graph, layer: Lif, current: Current) -> int:
     """What the kernels' copy of a grouped convolution takes: zeros between its groups included."""
     sources, targets = graph.shapes[current.source][0], graph.shapes[layer.name][0]
-    match current.synapse:
-        case Identity():
-            groups, taps = sources, 1
-        case Conv(weight_oihw=weight, groups=groups):
-            taps = math.prod(weight.shape[2:])
-        case _:
-            return 0
-    if groups == 1 or (groups == sources == targets and current.source != graph.input.name):
+    groups = _groups(current.synapse, sources)
+    if groups == 1 or _is_depthwise(graph, layer, current):
         return 0
+    taps = math.prod(_weight_of(current.synapse).shape[2:])
     return 2 * taps * padded(sources) * padded(targets)
+
+
+def _groups(synapse: Synapse, sources: int) -> int:
+    match synapse:
+        case Identity():
+            return sources
+        case Conv(groups=groups):
+            return groups
+        case _:
+            return 1
+
+
+def _is_depthwise(graph: Graph, layer: Lif, current: Current) -> bool:
+    """Whether the depthwise kernel runs this current; what comes from the input it does not."""
+    sources, targets = graph.shapes[current.source][0], graph.shapes[layer.name][0]
+    apart = not isinstance(current.synapse, Dense) and current.source != graph.input.name
+    return apart and _groups(current.synapse, sources) == sources == targets
 
 
 def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
@@ -174,7 +186,7 @@ class _Sum:
         out_channels = padded(target[0])
         fan = np.broadcast_to(fan_out(synapse, shape), (1, *shape[1:]))
         self.fan = np.ascontiguousarray(fan.reshape(-1))
-        self.depthwise = not self.from_input and _is_depthwise(synapse, shape[0], target[0])
+        self.depthwise = _is_depthwise(graph, layer, current)
         if isinstance(synapse, Dense):
             by_place = synapse.weight_oi.reshape(-1, *shape)
             geometry = (*shape[1:], 1, 1, 0, 0, 1, 1, 1, 1)
@@ -241,10 +253,6 @@ class _Sum:
             source.spikes, source.starts, lo, hi,
             self.geometry, self.weight, self.fan, drive, touched, passed,
         )  # fmt: skip
-
-
-def _is_depthwise(synapse: Synapse, sources: int, targets: int) -> bool:
-    return isinstance(synapse, Conv) and synapse.groups == sources == targets
 
 
 def _ungrouped(synapse: Conv) -> np.ndarray:

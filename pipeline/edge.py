@@ -78,9 +78,9 @@ def stream(
     counts: list[Counts] = []
 
     def samples():
-        for result in simulate(bundle.edge_path, frames_ntchw, model=model):
-            if not codes:  # the simulator has loaded its file
-                bundle.require_unchanged()
+        simulated = simulate(bundle.edge_path, frames_ntchw, model=model)
+        bundle.require_unchanged()  # its file has been read
+        for result in simulated:
             codes.append(result.code_tchw)
             counts.append(result.counts)
             yield result.index, result.code_tchw

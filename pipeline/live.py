@@ -60,9 +60,9 @@ def run(
 
     frames = (frame for sample in frames_ntchw for frame in sample)
     with Uplink(server, bundle, on_written=on_written, **access) as uplink:
-        for step in stream(bundle.edge_path, frames, manifest.steps):
-            if not spiked_ns:  # the simulator has loaded its file
-                bundle.require_unchanged()
+        steps = stream(bundle.edge_path, frames, manifest.steps)
+        bundle.require_unchanged()  # its file has been read
+        for step in steps:
             spiked_ns[step.sample, step.step + 1] = step.spiked_ns
             uplink.send_step(step.sample, step.step + 1, step.code_chw)
             code[step.sample, step.step] = step.code_chw
