@@ -15,7 +15,7 @@ from training import config as configuration
 from training.allocator import keep_freed_memory
 from training.baselines.rival import Rival
 from training.baselines.split_ann import SplitAnn
-from training.baselines.study import QUALITIES, study
+from training.baselines.study import QUALITIES, code_of, require_pictures, study
 
 
 def run(
@@ -44,10 +44,7 @@ def run(
         )
     results.require_place(out)
     config = configuration.load(config_path)
-    if config.bottleneck is None or config.bottleneck.channels is None:
-        raise ConfigError(
-            f"{config_path}: bottleneck.channels: baselines are sized after a code; there is none"
-        )
+    code_of(config, config_path)
     name = ann or config.teacher
     if name is None:
         raise ConfigError(
@@ -67,10 +64,7 @@ def run(
     config = config.model_copy(update={"model": config.model.model_copy(update=width)})
     keep_freed_memory()
     dataset = trained_on.load(config, data)
-    if len(dataset.image_shape) != 3 or dataset.image_shape[0] not in (1, 3):
-        raise ConfigError(
-            f"{dataset.name}: baselines take images of 1 or 3 channels, not {dataset.image_shape}"
-        )
+    require_pictures(dataset)
     with progress_bar() as progress:
         known = lineage.Runs(runs, config.data, dataset, device, progress)
         known.complete([*lineage.ancestors(teacher, config_path), teacher], (teacher.name,))

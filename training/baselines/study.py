@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -33,6 +34,23 @@ QUALITIES = (5, 10, 25, 50, 75, 95)
 CALIBRATION = 512  # training images that set the ranges of an int8 edge
 
 
+def require_pictures(dataset: Dataset) -> None:
+    """Raise ConfigError for images that JPEG has no form for."""
+    shape = dataset.image_shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ConfigError(f"{dataset.name}: baselines take images of 1 or 3 channels, not {shape}")
+
+
+def code_of(config: Config, where: str | Path) -> tuple[Bottleneck, int]:
+    """The bottleneck that baselines are sized after, and its channels; ConfigError without one."""
+    neck = config.bottleneck
+    if neck is None or neck.channels is None:
+        raise ConfigError(
+            f"{where}: bottleneck.channels: baselines are sized after a code; there is none"
+        )
+    return neck, neck.channels
+
+
 def study(
     config: Config,
     dataset: Dataset,
@@ -47,19 +65,15 @@ def study(
 
     whole: the trained ANN they begin with. They train by the run's own recipe: as many epochs, of
     which as many for the codec alone, frozen blocks where the spiking one has them, and a teacher,
-    which is the ANN itself. Codes are
-    sized after the spiking one: the 1-bit CNN has as many bits in all as its T steps, BottleNet++
-    about as many, BottleNet as many channels. Each row holds the layers that the edge computes, the
-    figures on the validation images, for choosing, and those on the test images. Each begins with
-    the same seed, so that one alone (`only`) is what it is among all. after: is given the result so
-    far whenever a row is added.
+    which is the ANN itself. Codes are sized after the spiking one: the 1-bit CNN has as many bits
+    in all as its T steps, BottleNet++ about as many, BottleNet as many channels. Each row holds the
+    layers that the edge computes, the figures on the validation images, for choosing, and those on
+    the test images. Each begins with the same seed, so that one alone (`only`) is what it is among
+    all. after: is given the result so far whenever a row is added.
     Raises ConfigError for data that are no images of 1 or 3 channels, and without a bottleneck.
     """
-    shape, neck = dataset.image_shape, config.bottleneck
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ConfigError(f"baselines: expected images of 1 or 3 channels, got {shape}")
-    if neck is None or neck.channels is None:
-        raise ConfigError("bottleneck.channels: baselines are sized after a code; there is none")
+    require_pictures(dataset)
+    neck, channels = code_of(config, config.name)
     rows: list[dict[str, Any]] = []
     result = {
         "data": dataset.name,
@@ -72,7 +86,7 @@ def study(
     }
     for row in itertools.chain(
         _whole_rows(dataset, whole, only, qualities),
-        _split_rows(config, neck, neck.channels, dataset, whole, only, progress),
+        _split_rows(config, neck, channels, dataset, whole, only, progress),
     ):
         rows.append(row)
         after(result)
