@@ -38,14 +38,15 @@ MAX_FILE_BYTES = 1 << 30
 MAX_MANIFEST_BYTES = 1 << 20
 
 
-def _possible(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def possible(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape, or ValueError where no layer may be as large: a check for pydantic's fields."""
     if math.prod(shape) > MAX_NEURONS:
         raise ValueError(f"{shape} is more than {MAX_NEURONS:,} values")
     return shape
 
 
 Positive = Annotated[int, Field(ge=1, le=1 << 20)]
-Shape = Annotated[tuple[Positive, Positive, Positive], AfterValidator(_possible)]
+Shape = Annotated[tuple[Positive, Positive, Positive], AfterValidator(possible)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from measure.profile import first_problem
+from splitcore.bundle import possible
 from splitcore.errors import ConfigError
-from splitcore.graph import MAX_NEURONS
 
 ACCURACY = "validation_accuracy"
-
-
-def _possible(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if math.prod(shape) > MAX_NEURONS:
-        raise ValueError(f"{shape} is more than {MAX_NEURONS:,} values")
-    return shape
 
 
 def _measured(row: dict[str, int | float]) -> dict[str, int | float]:
@@ -38,7 +31,7 @@ class Header(BaseModel):
     config: dict[str, Any]
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
     image_shape: Annotated[
-        tuple[Size, ...], Field(min_length=3, max_length=4), AfterValidator(_possible)
+        tuple[Size, ...], Field(min_length=3, max_length=4), AfterValidator(possible)
     ]
     data_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     epoch: Size  # epochs done
