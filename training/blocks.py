@@ -42,7 +42,7 @@ from splitcore.graph import (
     Lif,
     Synapse,
 )
-from training import backward_steps
+from training import backward_steps, taps
 from training.byte_conv import byte_conv
 from training.lif import (
     SCALE_RHO_MULT,
@@ -55,6 +55,7 @@ from training.lif import (
 from training.stock import slayer
 
 EPS = 1e-5
+VARIANCE_FLOOR = 0.01  # of the median channel's
 MOMENTUM = 0.1
 
 
@@ -133,9 +134,15 @@ class NormedConv(torch.nn.Module):
         """A per-channel vector shaped to multiply the kernel."""
         return values[None, :, None, None] if self.transpose else values[:, None, None, None]
 
+    def epsilon(self) -> torch.Tensor:
+        """What is added to each channel's variance (O,): batch norm's own epsilon, and more where a
+        channel hardly varies. Its weights would else be so large that q leaves none to the others.
+        """
+        return EPS + (VARIANCE_FLOOR * self.var.median() - self.var).clamp(min=0)
+
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """W' and b' under the running statistics."""
-        scale = self.gain * torch.rsqrt(self.var + EPS)
+        scale = self.gain * torch.rsqrt(self.var + self.epsilon())
         return self.weight * self.per_output(scale), self.shift - self.mean * scale
 
     def convolve(
@@ -146,15 +153,11 @@ class NormedConv(torch.nn.Module):
         gradient: the dtype that gradients may be convolved in; chosen: the rows that have one. The
         sums do not depend on either.
         """
-        if self.transpose:
-            return F.conv_transpose2d(
-                events,
-                weight.to(events.dtype),
-                stride=self.stride,
-                padding=self.padding,
-                output_padding=self.output_padding,
-            )
         stride, padding = (self.stride, self.stride), (self.padding, self.padding)
+        if self.transpose:
+            extra = self.output_padding
+            weight = taps.reached_transposed(weight, events.shape, stride, padding, extra)
+            return F.conv_transpose2d(events, weight.to(events.dtype), None, stride, padding, extra)
         return byte_conv(events, weight, stride, padding, self.groups, gradient, chosen)
 
     def observe(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
@@ -211,7 +214,10 @@ class SpikingLayer(torch.nn.Module):
         self.backward_steps = range(steps)  # neighbours (training.backward_steps)
 
     def scale_of(self, folded: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
-        """q of these W' and b': see the module's docstring. It is even: an identity's weight."""
+        """q of these W' and b': see the module's docstring. It is even: an identity's weight.
+
+        Below 2 where none fits. Raises ConfigError for what is not finite.
+        """
         largest = max(float(weight.abs().max()) for weight, _ in folded) / self.input_max
         bias = torch.stack([bias for _, bias in folded]).sum(0)
         limits = [
@@ -224,7 +230,18 @@ class SpikingLayer(torch.nn.Module):
             limits.append(float(WEIGHT_MAX))
         if not all(math.isfinite(limit) for limit in limits):
             raise ConfigError("recipe: weights are no longer finite; lower learning_rate")
-        return max(2.0, 2.0 * int(min(limits) / 2))
+        return 2.0 * int(min(limits) / 2)
+
+    def _scale(self, folded: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> float:
+        """q of these W' and b'. Raises ConfigError where their integers cannot be."""
+        scale = self.scale_of(folded)
+        if scale < 2:
+            shapes = ", ".join(str(tuple(conv.weight.shape)) for conv in self.convs)
+            raise ConfigError(
+                f"recipe: a layer with weights of shape {shapes} fits no 8-bit integers any more, "
+                "its inputs being silent or its weights too large; lower learning_rate"
+            )
+        return scale
 
     def _state_limit(
         self, folded: Sequence[tuple[torch.Tensor, torch.Tensor]], bias: torch.Tensor
@@ -251,7 +268,7 @@ class SpikingLayer(torch.nn.Module):
         """The integers of this layer under its running statistics, differentiable."""
         pairs = [conv.folded() for conv in self.convs]
         with torch.no_grad():
-            scale = self.scale_of(pairs)
+            scale = self._scale(pairs)
         weights = tuple(round_even(weight * (scale / self.input_max)) for weight, _ in pairs)
         bias = round_integer(torch.stack([bias for _, bias in pairs]).sum(0) * scale)
         return Folded(weights, bias, int(scale), int(scale) if self.identity else 0)
@@ -282,19 +299,22 @@ class SpikingLayer(torch.nn.Module):
         need not be while statistics still move.
         """
         with torch.no_grad():
-            scale = self.scale_of([conv.folded() for conv in self.convs]) / self.input_max
+            scale = self._scale([conv.folded() for conv in self.convs]) / self.input_max
         dtype = torch.float32 if self.precise else fast_dtype(events[0].device)
         chosen = backward_steps.rows(self.backward_steps, self.steps, events[0])
         sums, norms, units = [], [], []
         for conv, source in zip(self.convs, events, strict=False):
             with torch.no_grad():
-                unit = conv.gain * torch.rsqrt(conv.var + EPS) * scale
+                epsilon = conv.epsilon()
+                unit = conv.gain * torch.rsqrt(conv.var + epsilon) * scale
                 unit = torch.where(unit.abs() < 1e-9, 1e-9, unit)
             weight = round_even(conv.weight * conv.per_output(unit))
             unit = unit * self.input_max
             sums.append(conv.convolve(source.to(dtype), weight, dtype, chosen))
             # Batch norm does not see the unit of its input, except beside its epsilon.
-            norms.append(BatchNorm(conv.gain * unit.sign(), EPS * unit * unit, conv.mean * unit))
+            norms.append(
+                BatchNorm(conv.gain * unit.sign(), epsilon * unit * unit, conv.mean * unit)
+            )
             units.append(unit)
         spikes, rate, moments = normed_lif(
             sums,

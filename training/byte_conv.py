@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from training import tiling
+from training import taps, tiling
 from training.backward_steps import ALL, empty_but_zero_outside
 
 try:
@@ -123,6 +123,7 @@ def byte_conv(
     gradient: the dtype that the gradient is convolved in; that of the events where it is None.
     chosen: the rows whose sums have a gradient; that of the others is taken for zero.
     """
+    weight = taps.reached(weight, events.shape, stride, padding)
     if kernels is not None and groups == 1 and tiling.supports(events) and _trusted():
         sums = _ByteConv.apply(events, weight, stride, padding, gradient or events.dtype, chosen)
         assert sums is not None

@@ -8,7 +8,6 @@ float epochs      batch statistics; the last epochs run the folded integers them
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import torch
 from rich.progress import Progress
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from splitcore.errors import ConfigError
 from training import backward_steps, checkpoint, evaluate, optimise, parallel
 from training.baselines.split_ann import SplitAnn
 from training.batches import Batch, Batches, Fresh
@@ -26,7 +24,7 @@ from training.blocks import Norm, NormedConv
 from training.config import Config, Recipe
 from training.data.dataset import Dataset
 from training.frozen import FrozenEdges
-from training.losses import Terms, loss
+from training.losses import Terms, loss, require_finite
 from training.model import SplitModel
 from training.teacher import Teacher
 
@@ -107,10 +105,7 @@ def fit(
                 if progress is not None and task is not None:
                     progress.update(task, advance=1)
             row = {name: value / batches for name, value in sums.items()}
-            if not math.isfinite(row["total"]):
-                raise ConfigError(
-                    f"recipe: loss is {row['total']} in epoch {epoch + 1}; lower learning_rate"
-                )
+            require_finite(row["total"], epoch)
             answers = source.validate(model)
             row["validation_accuracy"] = evaluate.accuracy(
                 answers.labels_n, dataset.validation.labels_n

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from splitcore.errors import ConfigError
 from training.config import Recipe
 
 
@@ -67,3 +69,9 @@ def loss(
         + recipe.code_penalty * code_bits
     )
     return Terms(total, answer, teacher, early, edge_rate, code_bits)
+
+
+def require_finite(mean: float, epoch: int) -> None:
+    """Raise ConfigError where the mean loss of an epoch (0 …) is no number any more."""
+    if not math.isfinite(mean):
+        raise ConfigError(f"recipe: loss is {mean} in epoch {epoch + 1}; lower learning_rate")

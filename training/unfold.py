@@ -138,7 +138,7 @@ def _settle(model: SplitModel, layers: list[SpikingLayer], images: np.ndarray) -
                 variance, mean = torch.var_mean(_sums(conv, source, layer.input_max), (0, 2, 3))
                 conv.mean.copy_(mean)
                 conv.var.copy_(variance)
-                conv.gain.copy_((variance + EPS).sqrt())
+                conv.gain.copy_((variance + conv.epsilon()).sqrt())
                 conv.shift.add_(mean)
 
         return before

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from splitcore.errors import ConfigError
 from training import lif
 from training.blocks import EPS, MOMENTUM, NeuronConfig, Norm, NormedConv, SpikingLayer
 from training.lif import LifParameters
@@ -124,3 +125,29 @@ def test_dead_channel_trains_without_nan() -> None:
     layer(events).sum().backward()
     for parameter in layer.parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+@torch.no_grad()
+def _after_learning(silent: slice) -> SpikingLayer:
+    """A depthwise layer whose running statistics have seen inputs of which some never fire."""
+    torch.manual_seed(0)
+    layer = SpikingLayer([NormedConv(32, 32, 3, groups=32)], NeuronConfig())
+    layer.set_steps(4)
+    for _ in range(200):
+        events = (torch.rand(16, 32, 4, 4) < 0.2).float()
+        events[:, silent] = 0
+        layer(events)
+    return layer
+
+
+def test_silent_input_leaves_the_others_their_magnitudes() -> None:
+    whole, layer = _after_learning(slice(0, 0)), _after_learning(slice(0, 1))
+    others = layer.folded().weights[0][1:].abs()
+    assert layer.folded().threshold > whole.folded().threshold / 10
+    assert others.unique().numel() > 5
+    layer.record("depthwise", ["stem"])
+
+
+def test_layer_that_hears_nothing_is_refused_before_its_weights_leave_eight_bits() -> None:
+    with pytest.raises(ConfigError, match=r"\(32, 1, 3, 3\) fits no 8-bit integers"):
+        _after_learning(slice(None))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 
 from splitcore.errors import ConfigError
-from training import optimise, parallel
+from training import optimise, parallel, taps
 from training.augmentation import changed
 from training.baselines.split_ann import SplitAnn
 from training.baselines.stored import Stored, as_input
@@ -18,7 +18,7 @@ from training.checkpoint import Checkpoint
 from training.config import Recipe
 from training.data.dataset import Split
 from training.lif import fast_dtype
-from training.losses import divergence
+from training.losses import divergence, require_finite
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def fit(
     stored: features behind the edge's frozen blocks, which then do not run.
     teacher: an uncut network whose scores of the same inputs are learned from too, by
     `recipe.distillation`. Its first blocks are those that gave what is stored.
+    Raises ConfigError for events, and where the loss is no number any more.
     """
     if train.images.ndim != 4:
         raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
@@ -75,34 +76,49 @@ def fit(
         begin.restore(model, optimiser, {"order": order})
         done = begin.epoch
     forward = parallel.averaging(model)
-    for epoch in range(done, recipe.epochs):
-        noise = parallel.noise(recipe.seed, epoch)
-        permutation = torch.randperm(len(train), generator=order).numpy()
-        total = 0.0
-        for index in range(batches):
-            chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
-            rows = parallel.share(chosen)
-            if stored is None:
-                inputs = as_input(changed(train.images[rows], recipe, noise, epoch), device)
-            else:
-                inputs = stored.batch(rows, epoch)
-            labels = torch.from_numpy(train.labels_n[rows]).to(device)
-            with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
-                scores = forward(inputs, blocks=skipped).float()
-                with torch.no_grad():
-                    taught = None if teacher is None else teacher(inputs, blocks=skipped).float()
-            loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
-            if taught is not None:
-                share, temperature = recipe.distillation.weight, recipe.distillation.temperature
-                loss = (1 - share) * loss + share * divergence(scores, taught, temperature)
-            optimise.schedule(optimiser, peaks, epoch * batches + index, recipe.epochs * batches)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            total += float(loss.detach())
-            if progress is not None and task is not None:
-                progress.update(task, advance=1)
-        losses.append(total / batches)
-        if after is not None:
-            after(Epoch(epoch, losses[-1], optimiser, order))
+    with taps.unreached_are_zero(model):
+        for epoch in range(done, recipe.epochs):
+            noise = parallel.noise(recipe.seed, epoch)
+            permutation = torch.randperm(len(train), generator=order).numpy()
+            total = 0.0
+            for index in range(batches):
+                chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
+                rows = parallel.share(chosen)
+                if stored is None:
+                    inputs = as_input(changed(train.images[rows], recipe, noise, epoch), device)
+                else:
+                    inputs = stored.batch(rows, epoch)
+                labels = torch.from_numpy(train.labels_n[rows]).to(device)
+                with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
+                    scores = forward(inputs, blocks=skipped).float()
+                    taught = _scores(teacher, inputs, skipped)
+                loss = _loss(scores, labels, taught, recipe)
+                number = epoch * batches + index
+                optimise.schedule(optimiser, peaks, number, recipe.epochs * batches)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                total += float(loss.detach())
+                if progress is not None and task is not None:
+                    progress.update(task, advance=1)
+            losses.append(total / batches)
+            require_finite(losses[-1], epoch)
+            if after is not None:
+                after(Epoch(epoch, losses[-1], optimiser, order))
     return losses
+
+
+@torch.no_grad()
+def _scores(teacher: SplitAnn | None, inputs: torch.Tensor, skipped: int) -> torch.Tensor | None:
+    return None if teacher is None else teacher(inputs, blocks=skipped).float()
+
+
+def _loss(
+    scores: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, recipe: Recipe
+) -> torch.Tensor:
+    """Cross entropy, and of a teacher's scores the divergence from them."""
+    loss = F.cross_entropy(scores, labels, label_smoothing=recipe.label_smoothing)
+    if taught is None:
+        return loss
+    share, temperature = recipe.distillation.weight, recipe.distillation.temperature
+    return (1 - share) * loss + share * divergence(scores, taught, temperature)
