@@ -16,6 +16,7 @@ from pipeline.candidate import Limits
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
 from pipeline.points import Point, Points
+from pipeline.results import ProfileRecord
 from pipeline.units import accuracy_text, energy_text
 
 
@@ -29,15 +30,15 @@ def several(
 ) -> None:
     """The decision, and a section for each run that it rests on."""
     decision(page, inputs, decided, link, profile, limits)
+    profiles: dict[str, ProfileRecord] = {}
     for index, (_, record) in enumerate(inputs.results):
         assert record.details is not None
+        profiles = {**record.details.energy, **profiles}
         page.heading(run_page.title(record))
         for sentence in run_page.sentences(record):
             page.paragraph(sentence)
         run_page.pictures(page, record, record.details, f"r{index}-", profile.name)
-    first = inputs.results[0][1].details
-    assert first is not None
-    run_page.assumptions(page, first)
+    run_page.assumptions(page, profiles, runs=len(inputs.results))
 
 
 def decision(

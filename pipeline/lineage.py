@@ -12,7 +12,7 @@ from rich.progress import Progress
 from lava_edge import netx_file
 from splitcore import tail
 from splitcore.bundle import Bundle
-from splitcore.errors import ConfigError
+from splitcore.errors import ConfigError, DataError
 from training import checkpoint, loop, start
 from training import config as configuration
 from training.baselines import ann_loop
@@ -58,6 +58,19 @@ def _gather(
         parent = beside(config_path, name)
         _gather(parent, config_path.with_name(f"{name}.yaml"), (*above, name), found)
         found[name] = parent
+
+
+def require_no_test_image_learned(bundle: Bundle, dataset: Dataset) -> None:
+    """Raise DataError for a bundle of the same set, parted otherwise, or of other files of it.
+
+    Test images here may have been its training images.
+    """
+    manifest = bundle.manifest
+    if manifest.data == dataset.name and manifest.training.get("data_digest") != dataset.digest:
+        raise DataError(
+            f"--start {bundle.path}: was trained on {manifest.data} too, but not on these images "
+            "held out alike: test images may be its training images; give its data.seed and files"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline import figures, published_gain, results
 from pipeline.page import Sheet
 from pipeline.results import Details, ProfileRecord, Result
@@ -69,7 +71,7 @@ def single(page: Sheet, record: Result) -> None:
         _energy_summary(page, record)
         return
     pictures(page, record, record.details)
-    assumptions(page, record.details)
+    assumptions(page, record.details.energy)
 
 
 def leading_profile(record: Result) -> str:
@@ -210,7 +212,6 @@ def pictures(
             "Predictions of the whole pipeline. Figures are images, the shade is the share of the "
             "true class.",
         )
-    assumptions(page, detail)
 
 
 def _span(spread: results.Spread) -> str:
@@ -276,48 +277,58 @@ def _slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def assumptions(page: Sheet, detail: Details) -> None:
-    """Every term with its assumption, every figure with its source, a profile after the other."""
+def assumptions(page: Sheet, profiles: Mapping[str, ProfileRecord], runs: int = 1) -> None:
+    """Every term with its assumption, every figure with its source, a profile after the other.
+
+    runs: how many the page is about; what the terms come to is told for one alone.
+    """
     page.heading("Assumptions")
     page.paragraph(
         "Absent terms exist on that hardware but nobody has published a figure: they are missing "
         "from the sum, not zero. Included terms are part of another figure, or do not exist there."
     )
-    for name, profile in detail.energy.items():
-        slug = _slug(name)
+    for name, profile in profiles.items():
         page.heading(f"{name}: {profile.title}", 3)
         page.paragraph(profile.about)
-        page.table(
-            f"terms-{slug}",
-            ["term", "status", "accounting", "assumption", "pJ an image"],
+        _terms(page, _slug(name), profile, with_energy=runs == 1)
+        _figures(page, _slug(name), profile)
+
+
+def _terms(page: Sheet, slug: str, profile: ProfileRecord, with_energy: bool) -> None:
+    rows = [
+        [
+            term.name.replace("_", " "),
+            term.status,
+            term.accounting,
+            term.assumption,
+            None if term.energy_pj is None else f"{term.energy_pj:,.1f}",
+        ]
+        for term in profile.terms
+    ]
+    columns = ["term", "status", "accounting", "assumption", "pJ an image"]
+    shown = len(columns) if with_energy else len(columns) - 1
+    page.table(
+        f"terms-{slug}", columns[:shown], [row[:shown] for row in rows], numeric=int(with_energy)
+    )
+
+
+def _figures(page: Sheet, slug: str, profile: ProfileRecord) -> None:
+    page.table(
+        f"figures-{slug}",
+        ["figure", "status", "source", "value", "range", "unit"],
+        [
             [
-                [
-                    term.name.replace("_", " "),
-                    term.status,
-                    term.accounting,
-                    term.assumption,
-                    None if term.energy_pj is None else f"{term.energy_pj:,.1f}",
-                ]
-                for term in profile.terms
-            ],
-            numeric=1,
-        )
-        page.table(
-            f"figures-{slug}",
-            ["figure", "status", "source", "value", "range", "unit"],
-            [
-                [
-                    figure.meaning,
-                    figure.status,
-                    f"{figure.source}. {figure.note}".strip(),
-                    f"{figure.value:g}",
-                    _range(figure.low, figure.high, figure.value),
-                    figure.unit,
-                ]
-                for figure in profile.figures
-            ],
-            numeric=3,
-        )
+                figure.meaning,
+                figure.status,
+                f"{figure.source}. {figure.note}".strip(),
+                f"{figure.value:g}",
+                _range(figure.low, figure.high, figure.value),
+                figure.unit,
+            ]
+            for figure in profile.figures
+        ],
+        numeric=3,
+    )
 
 
 def _range(low: float | None, high: float | None, value: float) -> str:

@@ -55,6 +55,8 @@ def run(
             )
     keep_freed_memory()
     dataset = trained_on.load(planned[0].config, data)
+    if bundle is not None:
+        lineage.require_no_test_image_learned(bundle, dataset)
     with parallel.joined(device) as own, progress_bar() as progress:
         shown = progress if parallel.leads() else None
         runs = lineage.Runs(planned[0].folder.parent, planned[0].config.data, dataset, own, shown)
@@ -86,14 +88,12 @@ class _Planned:
 
 def _planned(path: Path, bundle: Bundle | None, out: Path | None, resume: bool) -> _Planned:
     """Raises ConfigError for a config that cannot be, or a run that is there and not to go on."""
-    config = configuration.load(path)
-    if bundle is not None:
-        config = config.model_copy(update={"start": None})
-    needed = lineage.ancestors(config, path)
-    if bundle is not None:
-        raw = {**config.model_dump(mode="json"), "start": bundle.manifest.name}
-        config = configuration.parse(raw, str(path))
+    config = configuration.load(path, None if bundle is None else bundle.manifest.name)
+    runs = config if bundle is None else config.model_copy(update={"start": None})
+    needed = lineage.ancestors(runs, path)
     folder = out or Path("runs") / config.name
+    if any(folder.resolve() == folder.with_name(each.name).resolve() for each in needed):
+        raise UsageError(f"--out {folder}: belongs to a run that {config.name} stands on")
     if not resume:
         checkpoint.require_none(folder / checkpoint.FILE)
     return _Planned(path, config, needed, folder)

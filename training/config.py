@@ -15,6 +15,21 @@ from training.model import BottleneckConfig, SplitModel
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=0, le=1e3)]
+OF_SPIKES = frozenset(  # fields of a recipe that mean nothing to a network without spikes
+    (
+        "one_step_epochs",
+        "backward_steps",
+        "codec_epochs",
+        "folded_epochs",
+        "frozen_edge_views",
+        "frozen_until",
+        "precise",
+        "step_loss",
+        "rate_penalty",
+        "code_penalty",
+        "distillation",
+    )
+)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
@@ -28,7 +43,7 @@ class _Strict(BaseModel):
 class Data(_Strict):
     """Where images come from: "digits", "cifar10", "cifar100", or a folder or zip of classes."""
 
-    source: str = "digits"
+    source: Annotated[str, Field(min_length=1)] = "digits"
     image_shape: tuple[Count, Count, Count] | None = None  # C, H, W of a folder's images
     seed: Seed = 0  # of the validation split
 
@@ -228,12 +243,35 @@ def _check(config: Config, where: str) -> None:
                 f"{where}: recipe.{name}: {getattr(recipe, name)} of {recipe.epochs} epochs"
             )
     squeezed = neck is not None and neck.channels is not None
+    fields = Recipe.model_fields.items()
+    chosen = {name for name, field in fields if getattr(recipe, name) != field.default}
     for wrong, field, text in (
         (config.model.neuron == "relu" and neck, "bottleneck", "an ANN (neuron: relu) is not cut"),
         (
             config.model.neuron == "relu" and config.teacher,
             "teacher",
             "an ANN (neuron: relu) learns from labels alone",
+        ),
+        (
+            config.model.neuron == "relu" and OF_SPIKES & chosen,
+            f"recipe.{min(OF_SPIKES & chosen, default='')}",
+            "an ANN (neuron: relu) has no spikes and no code",
+        ),
+        (
+            "distillation" in chosen and not config.teacher,
+            "recipe.distillation",
+            "there is no teacher to learn from",
+        ),
+        (
+            recipe.one_step_epochs > recipe.epochs - recipe.folded_epochs,
+            "recipe.one_step_epochs",
+            f"{recipe.one_step_epochs} and {recipe.folded_epochs} folded are more than "
+            f"{recipe.epochs} epochs; the integers are of all steps",
+        ),
+        (
+            recipe.one_step_epochs and not config.model.input_bits,
+            "recipe.one_step_epochs",
+            "events (input_bits: 0) come in time steps; one of them is not the recording",
         ),
         (
             bool(recipe.crop_epochs) != bool(recipe.augment.crop),
@@ -271,14 +309,31 @@ def _check(config: Config, where: str) -> None:
             raise ConfigError(f"{where}: {field}: {text}")
 
 
-def load(path: Path) -> Config:
-    """Read a YAML file. Raises ConfigError naming file and field."""
+class _Loader(yaml.SafeLoader):
+    """Plain data; a key that is there twice is an error, where YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See yaml.SafeLoader."""
+        keys = [key.value for key, _ in node.value]
+        twice = [key for index, key in enumerate(keys) if key in keys[:index]]
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]} is there twice")
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path, start: str | None = None) -> Config:
+    """Read a YAML file. Raises ConfigError naming file and field.
+
+    start: what it begins with in the place of what it names.
+    """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from None
+    if start is not None and isinstance(raw, dict):
+        raw["start"] = start
     return parse(raw, str(path))
 
 

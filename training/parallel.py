@@ -22,7 +22,7 @@ from splitcore.errors import UsageError
 @contextmanager
 def joined(device: str) -> Iterator[str]:
     """Join the processes that torchrun started, if it did; gives this process's device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _processes() == 1:
         yield device
         return
     on_gpu = device.startswith("cuda")
@@ -36,6 +36,20 @@ def joined(device: str) -> Iterator[str]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _processes() -> int:
+    """How many torchrun started. Raises UsageError where something else set its variables."""
+    told = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    if told["WORLD_SIZE"] in ("", "1"):
+        return 1
+    for name, value in told.items():
+        if not (value.isascii() and value.isdecimal()):
+            raise UsageError(
+                f"{name}={value}: expected a number, as torchrun gives it; without torchrun unset "
+                "WORLD_SIZE"
+            )
+    return int(told["WORLD_SIZE"])
 
 
 def rank() -> int:

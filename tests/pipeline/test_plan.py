@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 
 import pytest
 
@@ -241,6 +242,18 @@ def test_report_of_one_result_file_is_the_page_of_that_result(files, tmp_path):
         "chosen": None,
     }
     assert 'id="raster"' in (tmp_path / "one.html").read_text()
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_report_tells_every_assumption_once(files, tmp_path, runs):
+    out = tmp_path / "page.html"
+    report.run(files[:runs], out)
+    text = out.read_text()
+    text = text[: text.index("<script")]
+    assert text.count("<h2>Assumptions</h2>") == 1
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) > 5
+    assert ("pJ an image</th>" in text) == (runs == 1)
 
 
 def test_report_draws_the_rate_of_the_users_own_link(files, tmp_path, monkeypatch):

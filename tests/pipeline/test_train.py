@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import train
-from splitcore.errors import ConfigError, UsageError
+from splitcore.errors import ConfigError, DataError, UsageError
 from training import checkpoint, frozen
 from training.frozen import Frozen
 
@@ -21,6 +21,12 @@ model: {backbone: resnet8, width: 8, steps: STEPS}
 bottleneck: {split: stage3.block1, channels: CHANNELS}
 start: parent
 recipe: {epochs: 1, frozen_edge_views: 1, batch_size: 64}
+"""
+OF_BUNDLE = """
+name: of-bundle
+model: {backbone: resnet8, width: 8, steps: 4}
+bottleneck: {split: stage2.block1, channels: 4}
+recipe: {epochs: 2, codec_epochs: 1, batch_size: 64}
 """
 
 
@@ -60,6 +66,32 @@ def test_runs_of_one_command_share_what_they_stand_on(
     for name, channels in (("wide", 4), ("narrow", 2)):
         assert checkpoint.load(here / "runs" / name).model().code_shape[0] == channels
     assert train.summary(result).count("checkpoint: ") == 2
+
+
+@pytest.mark.parametrize("option", ["runs/parent", "runs/../runs/parent"])
+def test_out_that_belongs_to_an_ancestor_is_refused_before_it_is_trained(
+    here: Path, option: str
+) -> None:
+    with pytest.raises(UsageError, match="belongs to a run that child stands on"):
+        go(cut(here, "child", 2), out=Path(option))
+    assert not (here / "runs").exists()
+
+
+def test_a_bundle_that_learned_from_todays_test_images_is_no_beginning(
+    here: Path, digits_bundle: Path
+) -> None:
+    other = here / "other.yaml"
+    other.write_text(OF_BUNDLE + "data: {source: digits, seed: 1}\n")
+    with pytest.raises(DataError, match="test images may be its training images"):
+        go(other, start=digits_bundle)
+    assert not (here / "runs").exists()
+
+
+def test_a_frozen_edge_may_begin_with_a_bundle_alone(here: Path, digits_bundle: Path) -> None:
+    config = here / "of-bundle.yaml"
+    config.write_text(OF_BUNDLE)
+    assert go(config, start=digits_bundle) is not None
+    assert checkpoint.load(here / "runs" / "of-bundle").config.start == "digits-small"
 
 
 def test_a_run_that_is_there_is_refused_before_any_other_begins(here: Path) -> None:

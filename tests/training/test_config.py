@@ -12,8 +12,15 @@ MODEL = {"backbone": "resnet8", "width": 8}
 
 @pytest.mark.parametrize(
     "text",
-    ["name: 2024-02-30", "[" * 3000, f"name: {'1' * 5000}", "name: \x00", "a: b: c"],
-    ids=["date", "nested", "number", "control", "colons"],
+    [
+        "name: 2024-02-30",
+        "[" * 3000,
+        f"name: {'1' * 5000}",
+        "name: \x00",
+        "a: b: c",
+        "name: a\nrecipe: {epochs: 40}\nrecipe: {epochs: 1}",
+    ],
+    ids=["date", "nested", "number", "control", "colons", "twice"],
 )
 def test_a_file_that_is_no_yaml_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"

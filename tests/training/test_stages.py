@@ -244,6 +244,17 @@ def test_crop_epochs_train_on_smaller_images(
     assert sides.index(8) >= len(data.train) // 128
 
 
+def test_ann_that_diverges_is_refused_with_a_remedy(data: Dataset, tmp_path: Path) -> None:
+    settings = _config(
+        model={"backbone": "resnet8", "width": 8, "neuron": "relu"},
+        bottleneck=None,
+        recipe={"epochs": 2, "batch_size": 32, "learning_rate": 10, "weight_decay": 1000},
+    )
+    with pytest.raises(ConfigError, match="lower learning_rate"):
+        ann_loop.fit_ann(settings, data, tmp_path)
+    assert not (tmp_path / checkpoint.FILE).exists()
+
+
 def test_divergence_is_zero_for_the_same_answer_and_by_hand_for_another() -> None:
     ours, theirs = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0 * np.log(3.0), 0.0]])
     assert float(divergence(theirs, theirs, 2.0)) == pytest.approx(0, abs=1e-6)
@@ -307,6 +318,30 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
             },
             "teacher: an ANN (neuron: relu) learns from labels",
         ),
+        (
+            {
+                "model": {"backbone": "resnet8", "width": 8, "neuron": "relu"},
+                "bottleneck": None,
+                "recipe": {"epochs": 2, "step_loss": 0.5},
+            },
+            "recipe.step_loss: an ANN (neuron: relu) has no spikes",
+        ),
+        (
+            {"recipe": {"epochs": 2, "distillation": {"weight": 0.5}}},
+            "recipe.distillation: there is no teacher",
+        ),
+        (
+            {"recipe": {"epochs": 2, "one_step_epochs": 2}},
+            "recipe.one_step_epochs: 2 and 1 folded are more than 2 epochs",
+        ),
+        (
+            {
+                "model": {"backbone": "resnet8", "width": 8, "input_bits": 0},
+                "recipe": {"epochs": 2, "one_step_epochs": 1},
+            },
+            "recipe.one_step_epochs: events",
+        ),
+        ({"data": {"source": ""}}, "data.source: "),
         ({"recipe": {"epochs": 2, "optimiser": "sgd"}}, "recipe.optimiser: "),
     ],
 )

@@ -185,16 +185,16 @@ def _train(
 def _codecs(
     neck: Bottleneck, channels: int, steps: int, features: tuple[int, int, int]
 ) -> dict[Rival, tuple[str, Callable[[], FeatureCodec]]]:
-    """features: (C, H, W) at the cut. BottleNet's stride is twice ours, where the map allows it."""
+    """features: (C, H, W) at the cut. BottleNet's stride is twice ours. None exceeds the map."""
     inputs, *sides = features
-    stride = min(2 * neck.stride, *sides)
+    stride, wider = min(neck.stride, *sides), min(2 * neck.stride, *sides)
     wide = max(1, round(channels * steps / 8))  # codes of a byte
     bits = channels * steps
     plusplus = Rival.BOTTLENET_PLUS_PLUS
     return {
-        Rival.BOTTLENET: ("BottleNet", lambda: BottleNet(inputs, channels, stride)),
-        plusplus: ("BottleNet++", lambda: BottleNetPlusPlus(inputs, wide, neck.stride)),
-        Rival.ONE_BIT: ("1-bit CNN", lambda: OneBit(inputs, bits, neck.stride, neck.kernel)),
+        Rival.BOTTLENET: ("BottleNet", lambda: BottleNet(inputs, channels, wider)),
+        plusplus: ("BottleNet++", lambda: BottleNetPlusPlus(inputs, wide, stride)),
+        Rival.ONE_BIT: ("1-bit CNN", lambda: OneBit(inputs, bits, stride, neck.kernel)),
     }
 
 

@@ -19,8 +19,8 @@ from rich.progress import track
 
 from splitcore.errors import DataError
 from splitcore.graph import Shape
+from training.data.cache_folder import cache_folder
 from training.data.dataset import Dataset, Split, hold_out, require_room
-from training.data.torchvision_cifar import cache_folder
 
 NAMES = {"nmnist": "N-MNIST", "cifar10dvs": "CIFAR10-DVS"}
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.1  # CIFAR10-DVS comes without a test part

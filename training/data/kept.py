@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from splitcore.errors import DataError
+from training.data.cache_folder import cache_folder
 
 VERSION = 1
 MAX_BYTES = 1 << 30  # of one entry; larger data is read anew each time
@@ -49,14 +50,6 @@ class Kept:
     told: dict[str, Any]
 
 
-def folder() -> Path:
-    """Where entries lie: SPIKEBOTTLENET_CACHE, or the user's cache folder."""
-    own = os.environ.get("SPIKEBOTTLENET_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikebottlenet"
-
-
 def of_zip(path: Path, reading: str, make: Callable[[], Kept], unpack: Callable[[Kept], T]) -> T:
     """What `unpack` makes of what `make` gives for this zip, or of an entry where there is one.
 
@@ -65,7 +58,7 @@ def of_zip(path: Path, reading: str, make: Callable[[], Kept], unpack: Callable[
     status = path.stat()
     stamp = f"{VERSION} {status.st_size} {status.st_mtime_ns}"
     name = hashlib.sha256(os.fsencode(path.resolve()) + f"\0{reading}".encode()).hexdigest()[:32]
-    entry = folder() / f"{name}.safetensors"
+    entry = cache_folder() / f"{name}.safetensors"
     try:
         found = _read(entry, stamp)
         if found is not None:

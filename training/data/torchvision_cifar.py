@@ -6,23 +6,17 @@ torchvision checks the archive against the published MD5 before it reads it.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from splitcore.errors import DataError
+from training.data.cache_folder import cache_folder
 from training.data.dataset import Dataset, Split, hold_out
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 VALIDATION = 5000  # of the 50,000 training images
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $XDG_CACHE_HOME or ~/.cache, then spikebottlenet."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spikebottlenet"
 
 
 def load(name: str, seed: int = 0, root: Path | None = None) -> Dataset:
