@@ -10,6 +10,7 @@ import yaml
 
 from measure.interval import wilson_interval
 from splitcore.bundle import Manifest
+from training import config as configuration
 
 TOLD_SAMPLES = 512  # test images over which bits and firing rates are taken
 
@@ -74,9 +75,10 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def commands(name: str) -> str:
-    """What makes it from the config of its name."""
+    """What makes it from the config of its name: a shipped one, or the block in the card."""
+    path = "training/configs/" if configuration.shipped(name).exists() else ""
     return (
-        f"    spikebottlenet train training/configs/{name}.yaml --data DATA\n"
+        f"    spikebottlenet train {path}{name}.yaml --data DATA\n"
         f"    spikebottlenet export runs/{name} --data DATA --out {name}"
     )
 

@@ -101,8 +101,13 @@ class Checkpoint:
 
     def require(self, config: Config, dataset: Dataset) -> None:
         """Raise ConfigError or DataError unless a run of this config can go on from here."""
-        if self.config != config:
-            raise ConfigError(f"{self.path}: was trained with another config; choose another --out")
+        wanted = _fields(config.model_dump(mode="json"))
+        for field, got in _fields(self.config.model_dump(mode="json")).items():
+            if wanted.get(field) != got:
+                raise ConfigError(
+                    f"{self.path}: was trained with {field}: {got}, not {wanted.get(field)}; put "
+                    "that back, or choose another --out"
+                )
         self.require_images(dataset)
 
     def require_same_network(self, config: Config, dataset: Dataset) -> None:
@@ -181,13 +186,22 @@ def require_none(path: Path) -> None:
 
 def _network_of(config: Config) -> dict[str, Any]:
     """What makes the network and its images, by field; not the recipe, nor where images lie."""
-    sections = config.model_dump(mode="json", include={"data", "model", "bottleneck"})
-    sections["data"].pop("source")
-    return {
-        f"{section}.{name}": value
-        for section, fields in sections.items()
-        for name, value in (fields or dict.fromkeys(Bottleneck.model_fields)).items()
-    }
+    found = config.model_dump(mode="json", include={"data", "model", "bottleneck"})
+    found["data"].pop("source")
+    return _fields(found)
+
+
+def _fields(sections: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted name; without a bottleneck its fields are None."""
+    found: dict[str, Any] = {}
+    for section, fields in sections.items():
+        if section == "bottleneck" and fields is None:
+            fields = dict.fromkeys(Bottleneck.model_fields)
+        if isinstance(fields, dict):
+            found |= {f"{section}.{name}": value for name, value in fields.items()}
+        else:
+            found[section] = fields
+    return found
 
 
 def _is_list(group: dict[str, Any], name: str) -> bool:

@@ -130,6 +130,7 @@ def test_an_exported_ann_is_a_run_that_others_stand_on(tmp_path: Path) -> None:
     assert found["accuracy"] == pytest.approx(trained["test_accuracy"], abs=0.02)
     assert found["accuracy"] > 0.5
     assert f"{100 * found['accuracy']:.2f} % of 360 test images" in (out / "card.md").read_text()
+    assert "spikebottlenet train plain.yaml" in (out / "card.md").read_text()
     file = out / checkpoint.FILE
     assert export.run(tmp_path / "first", out=out, data=None) == found
     assert file.stat().st_size < (tmp_path / "first" / checkpoint.FILE).stat().st_size / 3

@@ -88,6 +88,12 @@ def test_fit_over_an_existing_run_is_refused(tmp_path: Path) -> None:
         loop.fit(_config(epochs=1), _dataset(), tmp_path)
 
 
+def test_resume_by_another_config_names_what_differs(tmp_path: Path) -> None:
+    loop.fit(_config(epochs=1), _dataset(), tmp_path)
+    with pytest.raises(ConfigError, match=r"trained with recipe\.epochs: 1, not 2; put that back"):
+        loop.fit(_config(epochs=2), _dataset(), tmp_path, resume=True)
+
+
 def test_resume_on_other_images_is_refused(tmp_path: Path) -> None:
     loop.fit(_config(epochs=1), _dataset(), tmp_path)
     with pytest.raises(DataError, match="other images"):
