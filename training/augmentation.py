@@ -45,3 +45,28 @@ def changed(
         crop=crop,
     )
     return new.reshape(len(images), *planes, *new.shape[2:])
+
+
+def mixed(
+    images: np.ndarray,
+    labels_n: np.ndarray,
+    classes: int,
+    recipe: Recipe,
+    noise: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images of a batch, each with a share of another, and shares of the classes (N, K).
+
+    Images and ids (N,) come back as they are where the recipe mixes none.
+    """
+    if not recipe.augment.mixup:
+        return images, labels_n
+    count = len(images)
+    other = noise.permutation(count)
+    share_n = noise.uniform(0, recipe.augment.mixup, count).astype(np.float32)
+    share = share_n.reshape(-1, *[1] * (images.ndim - 1))
+    both = np.rint((1 - share) * images + share * images[other]).astype(np.uint8)
+    shares_nk = np.zeros((count, classes), np.float32)
+    every = np.arange(count)
+    shares_nk[every, labels_n] = 1 - share_n
+    shares_nk[every, labels_n[other]] += share_n
+    return both, shares_nk

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from training import evaluate
-from training.augmentation import changed
+from training.augmentation import changed, mixed
 from training.config import Config
 from training.data.dataset import Dataset
 from training.evaluate import Answers
@@ -25,10 +25,10 @@ from training.teacher import Teacher
 @dataclass(frozen=True)
 class Batch:
     """Levels or events of images, or in their place the spikes (T·N, C, H, W) behind frozen blocks;
-    labels (N,).
+    labels: ids (N,), or shares of the classes (N, K).
     """
 
-    labels_n: torch.Tensor
+    labels: torch.Tensor
     frames: torch.Tensor | None = None
     features: torch.Tensor | None = None
     teacher_nk: torch.Tensor | None = None
@@ -56,11 +56,13 @@ class Fresh:
 
     def batch(self, rows: np.ndarray, epoch: int, noise: np.random.Generator) -> Batch:
         """The training images of these rows."""
-        train = self._dataset.train
-        images = changed(train.images[rows], self._config.recipe, noise, epoch)
+        train, recipe = self._dataset.train, self._config.recipe
+        images = changed(train.images[rows], recipe, noise, epoch)
+        classes = len(self._dataset.classes)
+        images, labels = mixed(images, train.labels_n[rows], classes, recipe, noise)
         levels = evaluate.levels(images, self._config.model.input_bits)
         return Batch(
-            torch.from_numpy(train.labels_n[rows]).to(self._device),
+            torch.from_numpy(labels).to(self._device),
             frames=torch.from_numpy(levels).to(self._device),
             teacher_nk=None if self._teacher is None else self._teacher(images),
         )

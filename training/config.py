@@ -76,12 +76,18 @@ class Bottleneck(_Strict):
 
 
 class Augment(_Strict):
-    """Random changes of the training images. crop: the side of those in `crop_epochs`."""
+    """Random changes of the training images. crop: the side of those in `crop_epochs`.
+
+    mixup: the largest share of another image of its batch that each gets, labels too (Zhang et al.
+    2017, arXiv 1710.09412); shares are uniform. A teacher sees the mixed images, and has to say of
+    each what no label says (Beyer et al. 2021, arXiv 2106.05237).
+    """
 
     padding: Annotated[int, Field(ge=0, le=64)] = 0
     flip: bool = False
     cutout: Annotated[int, Field(ge=0, le=256)] = 0
     crop: Annotated[int, Field(ge=0, le=4096)] = 0
+    mixup: Unit = 0.0
 
 
 class Distillation(_Strict):
@@ -277,6 +283,11 @@ def _check(config: Config, where: str) -> None:
             bool(recipe.crop_epochs) != bool(recipe.augment.crop),
             "recipe.augment.crop",
             "crop and crop_epochs need each other",
+        ),
+        (
+            recipe.augment.mixup and (recipe.frozen_edge_views or not config.model.input_bits),
+            "recipe.augment.mixup",
+            "neither the spikes of a frozen edge nor events (input_bits: 0) can be mixed",
         ),
         (
             recipe.crop_epochs and (squeezed or recipe.frozen_edge_views),

@@ -181,7 +181,7 @@ def _step(
     forward: torch.nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, recipe: Recipe
 ) -> Terms:
     scores, code, rate = forward(batch.frames, batch.features)
-    terms = loss(scores, batch.labels_n, code, rate, recipe, batch.teacher_nk)
+    terms = loss(scores, batch.labels, code, rate, recipe, batch.teacher_nk)
     optimiser.zero_grad()
     terms.total.backward()
     optimiser.step()

@@ -41,20 +41,22 @@ def divergence(
 
 def loss(
     scores_tnk: torch.Tensor,
-    labels_n: torch.Tensor,
+    labels: torch.Tensor,
     code_mchw: torch.Tensor,
     edge_rate: torch.Tensor,
     recipe: Recipe,
     teacher_nk: torch.Tensor | None = None,
 ) -> Terms:
-    """All terms; edge_rate is the mean firing rate of the edge layers."""
-    answer = F.cross_entropy(scores_tnk.mean(0), labels_n, label_smoothing=recipe.label_smoothing)
+    """All terms. labels: ids (N,) or shares of the classes (N, K); edge_rate: the mean firing rate
+    of the edge layers.
+    """
+    answer = F.cross_entropy(scores_tnk.mean(0), labels, label_smoothing=recipe.label_smoothing)
     steps = len(scores_tnk)
     running = scores_tnk.cumsum(0) / torch.arange(
         1, steps + 1, device=scores_tnk.device, dtype=scores_tnk.dtype
     ).reshape(-1, 1, 1)
     early = F.cross_entropy(
-        running.flatten(0, 1), labels_n.repeat(steps), label_smoothing=recipe.label_smoothing
+        running.flatten(0, 1), torch.cat([labels] * steps), label_smoothing=recipe.label_smoothing
     )
     code_bits = code_entropy(code_mchw)
     labels = (1 - recipe.step_loss) * answer + recipe.step_loss * early

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from splitcore.errors import ConfigError
-from training.augmentation import changed
+from training.augmentation import changed, mixed
 from training.config import Augment, Recipe
 from training.data.augment import augment, cutout_mask, random_crop
 
@@ -101,3 +101,24 @@ def test_changed_crops_in_the_first_epochs_only(images, rng):
     assert changed(images, recipe, rng) is images
     with pytest.raises(ConfigError, match=r"augment\.crop: 99 pixels"):
         changed(images, Recipe(epochs=1, crop_epochs=1, augment=Augment(crop=99)), rng, 0)
+
+
+def test_mixed_shares_of_images_are_the_shares_of_their_labels(rng):
+    labels = np.arange(64) % 4
+    images = np.broadcast_to((60 * labels)[:, None, None, None], (64, 3, 8, 6)).astype(np.uint8)
+    recipe = Recipe(epochs=1, augment=Augment(mixup=1.0))
+    both, shares = mixed(images, labels, 4, recipe, rng)
+    assert (both.dtype, both.shape, shares.shape) == (np.uint8, images.shape, (64, 4))
+    assert np.allclose(shares.sum(1), 1)
+    assert np.allclose(both[:, 0, 0, 0], shares @ (60 * np.arange(4)), atol=0.501)
+    assert ((shares > 0).sum(1) == 2).sum() > 30
+    assert 0.4 < shares[np.arange(64), labels].mean() < 0.8
+
+
+def test_mixed_takes_no_more_of_another_than_was_said_and_nothing_where_nothing_was(images, rng):
+    labels = np.arange(64) % 4
+    recipe = Recipe(epochs=1, augment=Augment(mixup=0.25))
+    assert mixed(images, labels, 4, recipe, rng)[1][np.arange(64), labels].min() >= 0.75
+    same, ids = mixed(images, labels, 4, Recipe(epochs=1), rng)
+    assert same is images
+    assert ids is labels

@@ -255,6 +255,20 @@ def test_ann_that_diverges_is_refused_with_a_remedy(data: Dataset, tmp_path: Pat
     assert not (tmp_path / checkpoint.FILE).exists()
 
 
+@pytest.mark.parametrize("neuron", ["lif", "relu"])
+def test_mixed_images_are_learned_from(data: Dataset, tmp_path: Path, neuron: str) -> None:
+    settings = _config(
+        model={"backbone": "resnet8", "width": 8, "neuron": neuron},
+        bottleneck=None,
+        recipe={"epochs": 6, "batch_size": 32, "step_loss": 0.5 if neuron == "lif" else 0.0}
+        | {"augment": {"mixup": 1.0}, "optimiser": "muon", "learning_rate": 0.02},
+    )
+    (loop.fit if neuron == "lif" else ann_loop.fit_ann)(settings, data, tmp_path)
+    history = checkpoint.load(tmp_path).history
+    assert history[-1]["validation_accuracy"] > 0.5
+    assert history[-1]["total"] > 0.5  # two labels an image leave no loss of nothing
+
+
 def test_divergence_is_zero_for_the_same_answer_and_by_hand_for_another() -> None:
     ours, theirs = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0 * np.log(3.0), 0.0]])
     assert float(divergence(theirs, theirs, 2.0)) == pytest.approx(0, abs=1e-6)
@@ -340,6 +354,13 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
                 "recipe": {"epochs": 2, "one_step_epochs": 1},
             },
             "recipe.one_step_epochs: events",
+        ),
+        (
+            {
+                "start": "a",
+                "recipe": {"epochs": 2, "frozen_edge_views": 1, "augment": {"mixup": 1}},
+            },
+            "recipe.augment.mixup: neither the spikes",
         ),
         ({"data": {"source": ""}}, "data.source: "),
         ({"recipe": {"epochs": 2, "optimiser": "sgd"}}, "recipe.optimiser: "),

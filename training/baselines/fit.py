@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from splitcore.errors import ConfigError
 from training import optimise, parallel, taps
-from training.augmentation import changed
+from training.augmentation import changed, mixed
 from training.baselines.split_ann import SplitAnn
 from training.baselines.stored import Stored, as_input
 from training.checkpoint import Checkpoint
@@ -69,7 +69,7 @@ def fit(
     peaks = optimise.peaks(optimiser)
     batches = max(1, len(train) // recipe.batch_size)
     order = torch.Generator().manual_seed(recipe.seed)
-    low = fast_dtype(device)
+    low, classes = fast_dtype(device), model.readout.out_features
     task = progress.add_task(name, total=recipe.epochs * batches) if progress else None
     losses, done = [], 0
     if begin is not None:
@@ -84,15 +84,17 @@ def fit(
             for index in range(batches):
                 chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
                 rows = parallel.share(chosen)
+                labels = train.labels_n[rows]
                 if stored is None:
-                    inputs = as_input(changed(train.images[rows], recipe, noise, epoch), device)
+                    images = changed(train.images[rows], recipe, noise, epoch)
+                    images, labels = mixed(images, labels, classes, recipe, noise)
+                    inputs = as_input(images, device)
                 else:
                     inputs = stored.batch(rows, epoch)
-                labels = torch.from_numpy(train.labels_n[rows]).to(device)
                 with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
                     scores = forward(inputs, blocks=skipped).float()
                     taught = _scores(teacher, inputs, skipped)
-                loss = _loss(scores, labels, taught, recipe)
+                loss = _loss(scores, torch.from_numpy(labels).to(device), taught, recipe)
                 number = epoch * batches + index
                 optimise.schedule(optimiser, peaks, number, recipe.epochs * batches)
                 optimiser.zero_grad()
