@@ -148,13 +148,9 @@ class Outbox:
         if self.spill is not None and sample in self.spill.unanswered:
             raise DataError(f"sample {sample}: waits in the spill already")
 
-    def accept(self, sample: int) -> None:
-        """A sample is sent: if it was lost before, it is no longer."""
-        self.lost.pop(sample, None)
-        self.untold.pop(sample, None)
-
     def begin(self, samples: range, began: Sequence[float]) -> None:
         """Make room in memory for samples whose packets follow; began: when each was given."""
+        self._accept(samples)
         self._enter(Pending(samples, began, self._steps))
 
     def add(self, sample: int, one: Packet) -> None:
@@ -171,11 +167,12 @@ class Outbox:
     def put(self, packets: list[Packet]) -> None:
         """Whole samples to the spill; lost where that has no room."""
         assert self.spill is not None
+        self._accept(packets[0].samples)
         if not self.owed:
             self.progress = time.monotonic()
         if not self.spill.put(packets):
             log.warning("no room in the spill for %s", named(packets[0].samples))
-            self._lose(packets[0].samples, "no room in the spill")
+            self.lose(packets[0].samples, "no room in the spill")
         self.changed.notify_all()
 
     def refill(self) -> None:
@@ -188,7 +185,7 @@ class Outbox:
             if not taken.packets:
                 self.spill.answered(samples)
                 log.warning("lost %s: %s", named(samples), taken.problem)
-                self._lose(samples, taken.problem)
+                self.lose(samples, taken.problem)
                 self.changed.notify_all()
                 continue
             began = [time.monotonic()] * len(samples)
@@ -254,17 +251,22 @@ class Outbox:
             return True
         self._leave(entry)
         log.warning("lost %s: %s", named(entry.samples), rejected.reason)
-        self._lose(entry.samples, f"it refused them ({rejected.reason})")
+        self.lose(entry.samples, f"it refused them ({rejected.reason})")
         return True
+
+    def lose(self, samples: Iterable[int], why: str) -> None:
+        """They will not be answered."""
+        for sample in samples:
+            self.lost[sample] = self.untold[sample] = why
 
     def give_up(self) -> None:
         """Keep what is unanswered in the spill where there is one; the rest is lost."""
         for entry in self.pending.values():
             if self.spill is None or not entry.whole:
-                self._lose(entry.samples, self.trouble)
+                self.lose(entry.samples, self.trouble)
             elif not entry.spilled:
                 self.put(entry.packets)
-        self._lose(self.staged, self.trouble)
+        self.lose(self.staged, self.trouble)
         self.staged.clear()
         self.pending.clear()
         self._first.clear()
@@ -290,9 +292,11 @@ class Outbox:
         if entry.spilled and self.spill is not None:
             self.spill.answered(entry.samples)
 
-    def _lose(self, samples: Iterable[int], why: str) -> None:
+    def _accept(self, samples: Iterable[int]) -> None:
+        """They are on their way: what was lost before is lost no longer."""
         for sample in samples:
-            self.lost[sample] = self.untold[sample] = why
+            self.lost.pop(sample, None)
+            self.untold.pop(sample, None)
 
 
 def named(samples: Sequence[int]) -> str:

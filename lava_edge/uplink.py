@@ -118,11 +118,13 @@ class Uplink:
 
         A server that does not end the stream within stall_s is left.
         """
-        self._connection.close()
-        with self._changed:
-            self._give_up()
-            if self._outbox.spill is not None:
-                self._outbox.spill.close()
+        try:
+            self._connection.close()
+        finally:
+            with self._changed:
+                self._give_up()
+                if self._outbox.spill is not None:
+                    self._outbox.spill.close()
 
     @property
     def lost(self) -> tuple[int, ...]:
@@ -142,7 +144,8 @@ class Uplink:
         Waits while too many are unanswered; with a spill it never waits, and a sample for which
         there is no room is lost. With a group it waits for the others, or for a sample that is not
         the next. Raises DataError for a sample's number below 0 or above MAX_SAMPLE and for spikes
-        that do not fit the bundle, LinkError when the link is closed or has failed.
+        that do not fit the bundle, LinkError when the link is closed or has failed, or where no
+        answer can ever make room; the sample can be sent again then.
         """
         sample = _checked(sample)
         code = check_spikes(code_tchw, self._context.shape)
@@ -156,11 +159,15 @@ class Uplink:
             if not joins:
                 self._send_gathered()
             with self._changed:
-                self._outbox.accept(sample)
                 self._gathered[sample] = given
                 complete = len(self._gathered) == self._group
             if complete:
-                self._send_gathered()
+                try:
+                    self._send_gathered()
+                except BaseException:  # the caller has it still; what was gathered before waits on
+                    with self._changed:
+                        self._gathered.pop(sample, None)
+                    raise
 
     def flush(self) -> None:
         """Send what waits for its group to be complete. Raises LinkError like `send`."""
@@ -185,7 +192,6 @@ class Uplink:
                 else:
                     self._wait_for_room()
                     self._outbox.begin(range(sample, sample + 1), [time.monotonic()])
-                self._outbox.accept(sample)
             else:
                 self._connection.check_open()
             if step < steps:
@@ -274,7 +280,11 @@ class Uplink:
     def _give_up(self) -> None:
         """The link is over: what it still holds goes to the spill, or is lost."""
         if self._gathered:
-            self._enter(self._packed(self._gathered))
+            try:
+                self._enter(self._packed(self._gathered))
+            except Exception as error:  # nothing may keep the link from ending
+                self._outbox.lose(self._gathered, f"they cannot be packed ({error})")
+                self._gathered.clear()
         self._outbox.give_up()
 
     def _wait_for_room(self) -> None:

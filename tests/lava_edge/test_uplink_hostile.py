@@ -10,7 +10,7 @@ from lava_edge.outbox import Outbox
 from lava_edge.uplink import Patience, Uplink
 from splitcore import packet
 from splitcore import wire_pb2 as wire
-from splitcore.errors import LinkError
+from splitcore.errors import CodecError, LinkError
 from splitcore.packet import Packet
 from tests.link import QUICK, Relay, check_answers, cloud, until
 from tests.scripted import answers_to, scripted
@@ -123,6 +123,40 @@ def test_more_samples_begun_than_memory_holds_are_an_error(bundle):
 
             assert ends(send_third)
             assert refused == [2]
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_sample_refused_for_want_of_room_can_be_sent_once_there_is_some(bundle, group):
+    codes = random_code(6)
+    patience = Patience(outage_s=0.2)
+    with cloud([bundle]) as server:
+        options = {"group": group, "max_pending": 1, "patience": patience}
+        with Uplink(server.address, bundle, **options) as uplink:
+            uplink.send_step(5, 1, codes[5][0])
+            for sample in range(group - 1):
+                uplink.send(sample, codes[sample])
+            for _ in range(2):
+                with pytest.raises(LinkError, match="no room"):
+                    uplink.send(group - 1, codes[group - 1])
+                assert uplink.waiting == (5, *range(group - 1))
+            for step in range(1, STEPS):
+                uplink.send_step(5, step + 1, codes[5][step])
+            for sample in range(group - 1, 5):
+                uplink.send(sample, codes[sample])
+            check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+        assert uplink.lost == uplink.waiting == ()
+
+
+def test_close_ends_and_names_a_sample_that_cannot_be_packed(bundle, tmp_path, monkeypatch):
+    def breaks(*_):
+        raise CodecError("no such code")
+
+    with Uplink("127.0.0.1:1", bundle, group=2, spill=tmp_path) as uplink:
+        uplink.send(0, random_code(1)[0])
+        monkeypatch.setattr("lava_edge.uplink.encode_best", breaks)
+    assert uplink.lost == (0,)
+    assert uplink.waiting == ()
+    Uplink("127.0.0.1:1", bundle, spill=tmp_path).close()  # no lock is left
 
 
 def test_steps_of_a_sample_go_past_new_ones_that_wait_for_credit(bundle):
