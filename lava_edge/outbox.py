@@ -27,7 +27,7 @@ from splitcore.packet import Packet
 
 log = logging.getLogger(__name__)
 
-MAX_REJECTIONS = 3  # sendings refused before a sample counts as lost
+MAX_REFUSED = 3  # sendings rejected before a sample counts as lost
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Pending:
         self._messages: list[bytes] = []  # each packet as a ToCloud; joined they are one ToCloud
         self.spilled = spilled
         self.sent = 0  # packets that the present stream has had
-        self.payload_bits = self.envelope_bits = self.wire_bytes = self.rejections = 0
+        self.refused = 0  # sendings of which any packet was rejected
+        self.payload_bits = self.envelope_bits = self.wire_bytes = 0
 
     @property
     def whole(self) -> bool:
@@ -242,10 +243,11 @@ class Outbox:
         entry = self.pending[first]
         if entry.sent == 0:
             return False
-        entry.rejections += 1
-        # Each step, or each sample of a group, can be refused apart, and some of one sending only
-        # after the next has begun.
-        if entry.rejections < MAX_REJECTIONS * max(len(entry.packets), len(entry.samples)):
+        # One sending counts once, though each step or each sample of a group can be refused apart:
+        # what the server finds in one message it says together. A word that is late all the same
+        # counts for the next sending.
+        entry.refused += 1
+        if entry.refused < MAX_REFUSED:
             entry.sent = 0
             self.unsent.append(first)
             return True

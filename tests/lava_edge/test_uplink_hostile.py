@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cloud_server.service import ServiceLimits
-from lava_edge.outbox import Outbox
+from lava_edge.outbox import MAX_REFUSED, Outbox
 from lava_edge.uplink import Patience, Uplink
 from splitcore import packet
 from splitcore import wire_pb2 as wire
@@ -171,19 +171,46 @@ def test_steps_of_a_sample_go_past_new_ones_that_wait_for_credit(bundle):
         assert relay.connections == 1
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["at_once", "while_sent_again"])
-def test_steps_damaged_in_one_sending_do_not_lose_the_sample(again):
-    outbox = Outbox(bytes(32), STEPS, 8, None)
+def _begun(samples, packets):
+    """An outbox with these packets of one sample or group, and their entry."""
+    outbox = Outbox(bytes(32), STEPS, 64, None)
     with outbox.changed:
-        outbox.begin(range(5, 6), [0.0])
-        for step in range(STEPS):
-            outbox.add(5, Packet(5, step + 1, 1, b"step"))
-        entry = outbox.pending[5]
-        for _ in range(STEPS):
-            if again or not entry.sent:
-                while entry.sent < STEPS:
-                    entry.take()
+        outbox.begin(samples, [0.0] * len(samples))
+        for one in packets:
+            outbox.add(samples[0], one)
+    return outbox, outbox.pending[samples[0]]
+
+
+def _send(entry):
+    while entry.sent < len(entry.packets):
+        entry.take()
+
+
+BY_STEP = (range(5, 6), [Packet(5, step + 1, 1, b"step") for step in range(STEPS)])
+SAMPLE = (range(5, 6), [Packet(5, 0, 1, b"whole")])
+GROUP = (range(5, 69), [Packet(5, 0, 1, b"group", 63)])
+
+
+@pytest.mark.parametrize("what", [SAMPLE, BY_STEP, GROUP], ids=["sample", "steps", "group"])
+def test_third_sending_that_is_rejected_loses_the_sample(what):
+    outbox, entry = _begun(*what)
+    with outbox.changed:
+        for _ in range(MAX_REFUSED):
+            assert outbox.lost == {}
+            _send(entry)
             outbox.reconsider(wire.Rejected(sample=5, reason="damaged"))
+        assert list(outbox.lost) == list(what[0])
+
+
+@pytest.mark.parametrize("what", [BY_STEP, GROUP], ids=["steps", "group"])
+def test_parts_rejected_in_one_sending_count_once(what):
+    outbox, entry = _begun(*what)
+    rejected = [5] * STEPS if what is BY_STEP else list(what[0])
+    with outbox.changed:
+        for _ in range(MAX_REFUSED - 1):
+            _send(entry)
+            for sample in rejected:
+                outbox.reconsider(wire.Rejected(sample=sample, reason="damaged"))
         assert outbox.lost == {}
         assert entry.sent == 0
         assert 5 in outbox.unsent
