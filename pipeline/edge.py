@@ -203,8 +203,8 @@ def run(
         "round_trip_us_mean": mean(answers, "round_trip_us"),
     }
     if isinstance(done, LiveRun):
-        median, late = done.to_wire_percentiles_us
-        found["to_wire_us"] = {"median": median, "p95": late}
+        waits = done.to_wire_percentiles_us
+        found["to_wire_us"] = waits and {"median": waits[0], "p95": waits[1]}
     return found
 
 
@@ -219,8 +219,7 @@ def summary(result: dict[str, Any]) -> str:
     )
     if earlier := result["answered_of_earlier_runs"]:
         text += f"\nbefore them: {earlier} samples that earlier runs had left in the spill"
-    if "to_wire_us" in result:
-        wait = result["to_wire_us"]
+    if wait := result.get("to_wire_us"):
         text += (
             f"\nfrom a step's last spike to its bytes written by gRPC: "
             f"median {wait['median']:.0f} µs, 95 % within {wait['p95']:.0f} µs"

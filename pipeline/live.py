@@ -8,7 +8,6 @@ The wait from a step's last spike until gRPC has written its encoded bytes is me
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +31,12 @@ class LiveRun:
     to_wire_us: tuple[float, ...]
 
     @property
-    def to_wire_percentiles_us(self) -> tuple[float, float]:
-        """Median and 95th percentile."""
-        cuts = statistics.quantiles(self.to_wire_us, n=20, method="inclusive")
-        return statistics.median(self.to_wire_us), cuts[-1]
+    def to_wire_percentiles_us(self) -> tuple[float, float] | None:
+        """Median and 95th percentile; None where no step was timed."""
+        if not self.to_wire_us:
+            return None
+        median, late = np.percentile(self.to_wire_us, (50, 95)).tolist()
+        return median, late
 
 
 def run(
