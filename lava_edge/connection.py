@@ -130,6 +130,8 @@ class Connection:
                 self._stream = None
                 if self._closed:
                     return
+                if broken is None:
+                    continue
                 failures = failures + 1 if self._outbox.progress == before else 0
                 if broken.fatal or self._hopeless():
                     self._fail(broken.text)

@@ -18,6 +18,7 @@ from splitcore.packet import Greeting
 GRPC_PREFIX_BYTES = 5  # compression flag and length, before each message
 HTTP2_FRAME_BYTES, HTTP2_FRAME_MAX = 9, 16 << 10  # header of each DATA frame, its largest content
 MESSAGE_BYTES = 32 << 10  # a message takes packets until it has reached this
+MAX_READ = 1 << 31  # replies; `acked` counts them in 32 bits, so a stream ends well before that
 MAX_PAUSE_S = 10.0  # however long a server asks us to stay away
 _FATAL = (
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -87,17 +88,22 @@ class LinkStream:
         if self._call is not None:
             self._call.cancel()
 
-    def run(self, server: str, access: Access, metadata: tuple[tuple[str, str], ...]) -> Broken:
+    def run(
+        self, server: str, access: Access, metadata: tuple[tuple[str, str], ...]
+    ) -> Broken | None:
         """Connect and serve the outbox until the connection ends. Takes the condition itself.
 
-        What goes wrong at our end, `on_written` included, is raised as it is.
+        None where the stream has had its fill of replies: another goes on in its place. What goes
+        wrong at our end, `on_written` included, is raised as it is.
         """
         broken = self._run(server, access, metadata)
         if self._error is not None:
             raise self._error
         return broken
 
-    def _run(self, server: str, access: Access, metadata: tuple[tuple[str, str], ...]) -> Broken:
+    def _run(
+        self, server: str, access: Access, metadata: tuple[tuple[str, str], ...]
+    ) -> Broken | None:
         changed = self._outbox.changed
         try:
             channel = open_channel(server, access)
@@ -123,7 +129,12 @@ class LinkStream:
                 self._ended = True
                 changed.notify_all()
             channel.close()
-        return Broken("it ended the stream")
+        return None if self._filled else Broken("it ended the stream")
+
+    @property
+    def _filled(self) -> bool:
+        """Whether it has had all the replies that it can count."""
+        return self._read >= MAX_READ
 
     def _take(self, reply: wire.ToEdge) -> None:
         if reply.HasField("welcome") and not self.welcomed:
@@ -159,7 +170,7 @@ class LinkStream:
 
     def _next(self) -> bytes | None:
         with self._outbox.changed:
-            while not self._ended:
+            while not self._ended and not self._filled:
                 if self.welcomed:
                     self._outbox.refill()
                     if raw := self._message():

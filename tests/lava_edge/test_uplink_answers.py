@@ -192,6 +192,28 @@ def test_pending_samples_are_bounded(bundle):
         check_answers(answers, codes)
 
 
+@pytest.mark.parametrize("by_step", [False, True])
+def test_stream_with_its_fill_of_replies_is_made_anew_at_once(bundle, monkeypatch, by_step):
+    monkeypatch.setattr("lava_edge.link_stream.MAX_READ", 20)
+    monkeypatch.setattr("lava_edge.connection.BACKOFF_FIRST_S", 3600.0)  # what a failure costs
+    monkeypatch.setattr("lava_edge.connection.BACKOFF_LAST_S", 3600.0)
+    codes = random_code(200)
+    with cloud([bundle]) as server, Relay(server.address) as relay:
+        with Uplink(relay.address, bundle) as uplink:
+            for sample, code in enumerate(codes):
+                if by_step:
+                    for step in range(STEPS):
+                        uplink.send_step(sample, step + 1, code[step])
+                else:
+                    uplink.send(sample, code)
+            answers = list(uplink.answers())
+            check_answers({a.sample: a.label for a in answers}, codes)
+            assert len(answers) == len(codes)
+            assert uplink.lost == ()
+        assert relay.connections > 2
+    assert sum(server.model.batches) == len(codes)  # none was computed twice
+
+
 def test_server_that_is_not_there_raises_link_error_in_seconds(bundle):
     with pytest.raises(LinkError, match="cannot be reached"):
         with Uplink("127.0.0.1:1", bundle, patience=Patience(connect_s=0.5)):
