@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lava_edge.access import Access, open_channel
 from lava_edge.link_stream import Broken, LinkStream, Written
-from lava_edge.outbox import Outbox, named, told
+from lava_edge.outbox import Outbox, named
 from splitcore.errors import LinkError
 from splitcore.packet import Greeting
 
@@ -153,7 +153,7 @@ class Connection:
 
     def _fail(self, why: str) -> None:
         outbox = self._outbox
-        before = outbox.take_untold()
+        before = outbox.tell()
         outbox.trouble = why
         self._give_up()
         lost = list(outbox.take_untold())
@@ -161,7 +161,7 @@ class Connection:
         what = f"server {self._server}: {why}"
         what += f"; lost {named(lost)}" if lost else ""
         what += f"; kept on disk {named(kept)}" if kept else ""
-        what += f"; {told(before)}" if before else ""
+        what += f"; {before}" if before else ""
         self.failure = LinkError(what)
         self._over.set()
         self._changed.notify_all()

@@ -117,6 +117,12 @@ class Outbox:
         untold, self.untold = self.untold, {}
         return untold
 
+    def tell(self) -> str:
+        """In words what was lost and no error has named yet; one will name it now."""
+        damage = self.spill.take_damage() if self.spill is not None else []
+        untold = self.take_untold()
+        return "; ".join([*damage, *([told(untold)] if untold else [])])
+
     @property
     def expected(self) -> bool:
         """Whether an answer can come: to a sample in memory that was given whole."""
@@ -278,9 +284,10 @@ class Outbox:
         """Raise LinkError when samples have waited that long beside a spill, which keeps them."""
         quiet_s = time.monotonic() - self.progress
         if self.spill is not None and self.owed and quiet_s > outage_s:
+            also = self.tell()
             raise LinkError(
                 f"server {server}: {self.trouble}; unanswered and kept in {self.spill.folder}: "
-                f"{named(self.waiting())}"
+                f"{named(self.waiting())}" + (f"; {also}" if also else "")
             )
 
     def _enter(self, entry: Pending) -> None:

@@ -1,13 +1,17 @@
 """A bounded queue of packets on disk, for when the link is down longer than memory lasts.
 
-    folder/00000001.spill   header: magic, bundle digest · records: mark, length, crc32, one sample
-                            or several that travel in one packet
+    folder/00000001.spill   header: magic, bundle digest · records: mark, head, packets of one
+                            sample or of several that travel in one packet
     folder/00000002.spill   …
 
 Segments are written to their end and deleted once every sample in them is answered. All that ever
 changes in place is the mark, one byte that says whether a record was answered. A process that dies
 leaves at most a torn last record, which is cut off when the folder is opened again; all other
 records that were not answered are sent again.
+
+A disk that changes bytes costs the records that it hits. Damaged packets are lost by the numbers
+that their head says. A head that cannot be read costs what is behind it up to the next that can;
+nobody knows what that was, so the file is kept for good, as 00000001.damaged.
 """
 
 from __future__ import annotations
@@ -24,19 +28,21 @@ from collections.abc import Iterator, KeysView
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 from splitcore.errors import LinkError, PacketError
 from splitcore.packet import Packet
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"spikebottlenet-spill-3\n"
+MAGIC = b"spikebottlenet-spill-4\n"
 SEGMENT_BYTES = 1 << 20
-WAITS, ANSWERED = 0x00, 0xFF  # marks; one wrong bit makes neither of them
-_RECORD = struct.Struct("<BII")
+WAITS, ANSWERED = b"\x00", b"\xff"  # marks; any other waits, too: an answer twice harms nobody
+SYNC = b"\xd7rec"  # a head is searched by it
+_HEAD = struct.Struct("<4sQBII")  # sync, first sample, further ones, bytes and crc32 of the packets
+_CRC = struct.Struct("<I")  # of the head
+_BEFORE = len(WAITS) + _HEAD.size + _CRC.size  # bytes of a record before its packets
 _PACKET = struct.Struct("<QHBBI")
-MAX_RECORD_BYTES = 64 << 20
 
 
 @dataclass(eq=False)
@@ -44,13 +50,26 @@ class _Segment:
     path: Path
     size: int
     unanswered: int = 0  # samples
+    damaged: bool = False
+
+    @property
+    def damaged_path(self) -> Path:
+        """Where it is kept for good if it is damaged."""
+        return self.path.with_suffix(".damaged")
 
 
 @dataclass(frozen=True, eq=False)
 class _Record:
     segment: _Segment
     offset: int
+    size: int
     samples: range
+
+
+class _Head(NamedTuple):
+    samples: range
+    size: int  # of the whole record
+    crc: int  # of its packets
 
 
 @dataclass(frozen=True)
@@ -76,15 +95,18 @@ class Spill:
         self._writer: FileIO | None = None
         self._untaken: deque[_Record] = deque()
         self._unanswered: dict[int, _Record] = {}
+        self._damage: list[str] = []
+        self._number = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, os.close, _locked(folder))
-            for path in sorted(folder.glob("*.spill")):
+            for path in sorted(folder.glob("*.*")):
                 if path.stem.isdecimal():  # others are somebody's copies
-                    self._recover(path)
+                    self._find(path)
+            for segment in tuple(self._segments):
+                self._drop_answered(segment)
         except OSError as error:
             raise LinkError(f"spill: {folder}: {error.strerror}") from None
-        self._number = int(self._segments[-1].path.stem) if self._segments else 0
 
     @property
     def unanswered(self) -> KeysView[int]:
@@ -100,6 +122,11 @@ class Spill:
     def bytes_used(self) -> int:
         """Bytes of all segments."""
         return sum(segment.size for segment in self._segments)
+
+    def take_damage(self) -> list[str]:
+        """Of each file with a head that could not be read, once, what to tell of it."""
+        damage, self._damage = self._damage, []
+        return damage
 
     def put(self, packets: list[Packet]) -> bool:
         """Append the packets of a sample or group; False where there is no room for them."""
@@ -119,7 +146,7 @@ class Spill:
         except OSError as error:
             log.warning("spill: %s: %s", self.folder, error.strerror)
             return False
-        self._enter(segment, packets)
+        self._enter(_Record(segment, segment.size, len(raw), packets[0].samples))
         segment.size += len(raw)
         return True
 
@@ -128,26 +155,26 @@ class Spill:
         if not self._untaken:
             return None
         record = self._untaken.popleft()
-        problem = "changed by somebody else"
         try:
             with record.segment.path.open("rb") as file:
                 file.seek(record.offset)
-                packets, _, _ = next(_records(file, record.offset), ([], False, 0))
-            if packets and packets[0].samples == record.samples:
-                return Taken(record.samples, packets)
+                return Taken(record.samples, _packets(file.read(record.size), record.samples))
         except OSError as error:
-            problem = str(error.strerror)
+            problem = error.strerror
+        except (struct.error, PacketError):
+            problem = "damaged, or changed by somebody else"
         return Taken(record.samples, [], f"spill: {record.segment.path}: {problem}")
 
     def answered(self, samples: range) -> None:
         """Forget what was one record; a segment goes when its last one does."""
-        self._forget(self._unanswered[samples[0]])
+        record = self._unanswered[samples[0]]
+        self._forget(record)
+        self._drop_answered(record.segment)
 
-    def _enter(self, segment: _Segment, packets: list[Packet]) -> None:
-        record = _Record(segment, segment.size, packets[0].samples)
+    def _enter(self, record: _Record) -> None:
         self._untaken.append(record)
         self._unanswered.update(dict.fromkeys(record.samples, record))
-        segment.unanswered += len(record.samples)
+        record.segment.unanswered += len(record.samples)
 
     def _forget(self, record: _Record) -> None:
         for sample in record.samples:
@@ -156,13 +183,23 @@ class Spill:
         try:
             with record.segment.path.open("r+b") as file:
                 file.seek(record.offset)
-                file.write(bytes([ANSWERED]))
-            while self._segments and not self._segments[0].unanswered:
-                if len(self._segments) == 1:
-                    self._close_writer()
-                self._segments.popleft().path.unlink(missing_ok=True)
+                file.write(ANSWERED)
         except OSError as error:  # what is not marked is sent again by the next run, no worse
             log.warning("spill: %s: %s", record.segment.path, error.strerror)
+
+    def _drop_answered(self, segment: _Segment) -> None:
+        if segment.unanswered:
+            return
+        if segment is self._segments[-1]:
+            self._close_writer()
+        self._segments.remove(segment)
+        try:
+            if segment.damaged:
+                segment.path.rename(segment.damaged_path)
+            else:
+                segment.path.unlink(missing_ok=True)
+        except OSError as error:  # the next run finds it again, no worse
+            log.warning("spill: %s: %s", segment.path, error.strerror)
 
     def close(self) -> None:
         """Write through to the disk. What was not answered stays for the next time."""
@@ -195,35 +232,44 @@ class Spill:
             except OSError as error:
                 log.warning("spill: %s: %s", self.folder, error.strerror)
 
-    def _recover(self, path: Path) -> None:
-        with path.open("rb") as file:
-            header = file.read(len(self._header))
-            if len(header) == len(self._header) and header != self._header:
-                raise LinkError(
-                    f"spill: {path}: holds samples of another bundle or release; deliver them "
-                    "with that, or remove the file"
-                )
-            segment = _Segment(path, len(self._header))
-            if header == self._header:
-                for packets, answered, end in _records(file, segment.size):
-                    if not answered:
-                        self._enter_recovered(segment, packets)
-                    segment.size = end
-        if not segment.unanswered:
-            path.unlink()
-            return
-        if path.stat().st_size != segment.size:
-            log.warning("spill: %s: the torn end is cut off", path)
-            os.truncate(path, segment.size)
-        self._segments.append(segment)
+    def _find(self, path: Path) -> None:
+        """A file that an earlier run left."""
+        if path.suffix in (".spill", ".damaged"):
+            self._number = max(self._number, int(path.stem))
+        if path.suffix == ".spill":
+            self._recover(path)
 
-    def _enter_recovered(self, segment: _Segment, packets: list[Packet]) -> None:
+    def _recover(self, path: Path) -> None:
+        raw = path.read_bytes()
+        if not self._header.startswith(raw[: len(self._header)]):
+            raise LinkError(
+                f"spill: {path}: holds samples of another bundle or release; deliver them "
+                "with that, or remove the file"
+            )
+        segment = _Segment(path, len(raw))
+        self._segments.append(segment)
+        for at, head in _heads(raw, len(self._header)):
+            if at + (_BEFORE if head is None else head.size) > len(raw):
+                log.warning("spill: %s: the torn end is cut off", path)
+                os.truncate(path, at)
+                segment.size = at
+            elif head is None:
+                segment.damaged = True
+            elif raw[at : at + 1] != ANSWERED:
+                self._enter_recovered(_Record(segment, at, head.size, head.samples))
+        if segment.damaged:
+            self._damage.append(
+                f"spill: {path}: part of it cannot be read, what was there is lost; the file is "
+                f"kept, as {segment.damaged_path.name} once nothing else in it waits"
+            )
+            log.warning(self._damage[-1])
+
+    def _enter_recovered(self, record: _Record) -> None:
         """Of two records with one sample the first was answered and could not be marked."""
-        samples = packets[0].samples
-        for record in {self._unanswered[k] for k in samples if k in self._unanswered}:
-            self._untaken.remove(record)
-            self._forget(record)
-        self._enter(segment, packets)
+        for earlier in {self._unanswered[k] for k in record.samples if k in self._unanswered}:
+            self._untaken.remove(earlier)
+            self._forget(earlier)
+        self._enter(record)
 
 
 def _record(packets: list[Packet]) -> bytes:
@@ -231,30 +277,41 @@ def _record(packets: list[Packet]) -> bytes:
         _PACKET.pack(one.sample, one.step, one.codec, one.more, len(one.payload)) + one.payload
         for one in packets
     )
-    return _RECORD.pack(WAITS, len(body), zlib.crc32(body)) + body
+    first = packets[0]
+    head = _HEAD.pack(SYNC, first.sample, first.more, len(body), zlib.crc32(body))
+    return WAITS + head + _CRC.pack(zlib.crc32(head)) + body
 
 
-def _records(file: BinaryIO, offset: int) -> Iterator[tuple[list[Packet], bool, int]]:
-    """Records' packets, whether they were answered, and the offset behind each, up to the first
-    that is not whole."""
-    while len(head := file.read(_RECORD.size)) == _RECORD.size:
-        mark, length, crc = _RECORD.unpack(head)
-        if mark not in (WAITS, ANSWERED) or length > MAX_RECORD_BYTES:
-            return
-        body = file.read(length)
-        if len(body) != length or zlib.crc32(body) != crc:
-            return
-        offset += _RECORD.size + length
-        try:
-            packets = _packets(body)
-        except (struct.error, PacketError):
-            return
-        if not packets:
-            return
-        yield packets, mark == ANSWERED, offset
+def _heads(raw: bytes, at: int) -> Iterator[tuple[int, _Head | None]]:
+    """Where each record begins, and its head; None for all that cannot be read up to the next."""
+    while at < len(raw):
+        head = _head(raw, at)
+        yield at, head
+        at = at + head.size if head is not None else _next_head(raw, at)
 
 
-def _packets(body: bytes) -> list[Packet]:
+def _head(raw: bytes, at: int) -> _Head | None:
+    start, end = at + len(WAITS), at + _BEFORE - _CRC.size
+    if raw[end : end + _CRC.size] != _CRC.pack(zlib.crc32(raw[start:end])):
+        return None
+    sync, sample, more, length, crc = _HEAD.unpack_from(raw, start)
+    return _Head(range(sample, sample + more + 1), _BEFORE + length, crc) if sync == SYNC else None
+
+
+def _next_head(raw: bytes, at: int) -> int:
+    """Where the next record begins whose head can be read, or the end."""
+    while (sync := raw.find(SYNC, at + len(WAITS) + 1)) >= 0:
+        at = sync - len(WAITS)
+        if _head(raw, at) is not None:
+            return at
+    return len(raw)
+
+
+def _packets(raw: bytes, samples: range) -> list[Packet]:
+    """The packets of a record. Raises PacketError where it is not that of these samples."""
+    head, body = _head(raw, 0), raw[_BEFORE:]
+    if head is None or head.samples != samples or zlib.crc32(body) != head.crc:
+        raise PacketError("not what was written")
     packets, at = [], 0
     while at < len(body):
         sample, step, codec, more, size = _PACKET.unpack_from(body, at)

@@ -25,7 +25,7 @@ import numpy as np
 from lava_edge.access import Access, check_server
 from lava_edge.connection import Connection, Patience
 from lava_edge.link_stream import Written
-from lava_edge.outbox import Answer, Outbox, told
+from lava_edge.outbox import Answer, Outbox
 from lava_edge.spill import Spill
 from splitcore import packet
 from splitcore.bundle import Bundle
@@ -305,8 +305,8 @@ class Uplink:
     def _tell_lost(self) -> None:
         if self._connection.failure is not None:
             raise self._connection.failure
-        if untold := self._outbox.take_untold():
-            raise LinkError(f"server {self.server}: {told(untold)}")
+        if lost := self._outbox.tell():
+            raise LinkError(f"server {self.server}: {lost}")
 
 
 def _checked(sample: int) -> int:

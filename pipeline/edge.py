@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -99,13 +100,11 @@ def stream(
 def deliver(bundle: Bundle, server: str, spill: Path, **security: Any) -> int:
     """Send what earlier runs left in the spill; how many samples were answered.
 
-    Raises LinkError naming those that were lost, or stay where they are.
+    Raises LinkError naming those that were lost or stay where they are, and damaged files.
     """
     uplink = Uplink(server, bundle, spill=spill, **security)
-    if not uplink.waiting:
-        uplink.close()
-        return 0
-    with uplink:
+    # Where nothing waits no server is needed to say so.
+    with uplink if uplink.waiting else contextlib.closing(uplink):
         return sum(1 for _ in uplink.answers())
 
 

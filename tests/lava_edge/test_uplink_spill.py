@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -204,21 +205,109 @@ def test_torn_end_is_cut_off_and_the_rest_kept(opened, tmp_path, cut):
     assert list(opened().unanswered) == [1, 3]
 
 
-def test_changed_byte_never_gives_another_sample(opened, tmp_path):
-    spill = opened()
+def damage(path, at, bits):
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= bits
+    path.write_bytes(raw)
+
+
+def three_samples(spill):
+    """Where the file is that holds samples 0, 1, 2, and where in it each record begins and ends."""
     for sample in range(3):
         spill.put(one(sample))
     spill.close()
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
+    (path,) = spill.folder.iterdir()
     start = len(spills.MAGIC) + len(DIGEST)
-    for at in range(start, len(whole)):
-        damaged = bytearray(whole)
-        damaged[at] ^= 0x10
-        path.write_bytes(damaged)
-        found = taken(opened())
-        assert found == [one(k) for k in range(len(found))]
-        assert len(found) < 3
+    size, rest = divmod(path.stat().st_size - start, 3)
+    assert rest == 0
+    return path, [range(start + k * size, start + (k + 1) * size) for k in range(3)]
+
+
+def taken_or_lost(spill):
+    """Samples that come out whole, and those that are lost by number."""
+    found, lost = [], []
+    while (record := spill.take()) is not None:
+        assert bool(record.packets) != bool(record.problem)
+        if record.packets:
+            found += record.packets
+        else:
+            lost += record.samples
+    return found, lost
+
+
+@pytest.mark.parametrize("hit", range(3))
+@pytest.mark.parametrize("bit", range(8))
+def test_changed_bit_costs_at_most_the_record_it_hits(opened, bit, hit):
+    path, records = three_samples(opened())
+    whole = path.read_bytes()
+    others = [packet for k in range(3) if k != hit for packet in one(k)]
+    for at in records[hit]:
+        path.write_bytes(whole)
+        damage(path, at, 1 << bit)
+        spill = opened()
+        found, lost = taken_or_lost(spill)
+        untold = spill.take_damage()
+        if at == records[hit].start:  # the mark
+            assert (len(found), lost, untold) == (3, [], [])
+        else:
+            assert found == others
+            assert lost == ([hit] if not untold else [])
+
+
+@pytest.mark.parametrize("hit", range(3))
+def test_file_with_a_head_that_cannot_be_read_is_told_and_kept(opened, tmp_path, hit):
+    path, records = three_samples(opened())
+    damage(path, records[hit].start + 8, 1)
+    whole = path.read_bytes()
+    spill = opened()
+    assert path.exists()  # what can be read of it waits
+    (told,) = spill.take_damage()
+    assert "00000001.spill: part of it cannot be read" in told
+    assert "kept, as 00000001.damaged" in told
+    taken(spill)
+    for sample in {0, 1, 2} - {hit}:
+        spill.answered(range(sample, sample + 1))
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "00000001.damaged"
+    begin, end = records[hit].start, records[hit].stop
+    assert kept.read_bytes()[begin:end] == whole[begin:end]
+    again = opened()
+    assert again.take_damage() == []
+    again.put(one(7))
+    assert {path.name for path in tmp_path.iterdir()} == {"00000001.damaged", "00000002.spill"}
+
+
+def test_file_without_any_head_that_can_be_read_is_told_and_kept(opened, tmp_path):
+    spill = opened()
+    spill.put(one(0))
+    spill.close()
+    (path,) = tmp_path.iterdir()
+    damage(path, len(spills.MAGIC) + len(DIGEST) + 8, 1)
+    whole = path.read_bytes()
+    spill = opened()
+    assert spill.drained
+    assert len(spill.take_damage()) == 1
+    assert [kept.name for kept in tmp_path.iterdir()] == ["00000001.damaged"]
+    assert path.with_suffix(".damaged").read_bytes() == whole
+
+
+@pytest.mark.parametrize("hit", range(3))
+def test_run_that_finds_a_damaged_file_delivers_the_rest_and_says_so(bundle, tmp_path, hit):
+    codes = random_code(3)
+    with Uplink("127.0.0.1:1", bundle, spill=tmp_path) as uplink:
+        for sample, code in enumerate(codes):
+            uplink.send(sample, code)
+    (path,) = tmp_path.iterdir()
+    raw = path.read_bytes()
+    heads = [found.start() for found in re.finditer(re.escape(spills.SYNC), raw)]
+    damage(path, heads[hit], 1)
+    answers = {}
+    with cloud([bundle]) as server, Uplink(server.address, bundle, spill=tmp_path) as uplink:
+        with pytest.raises(LinkError, match=r"00000001\.spill: part of it cannot be read"):
+            answers.update((a.sample, a.label) for a in uplink.answers())
+        assert list(uplink.answers()) == []  # it is told once
+    assert set(answers) == {0, 1, 2} - {hit}
+    assert [kept.name for kept in tmp_path.iterdir()] == ["00000001.damaged"]
 
 
 def test_folder_in_use_is_refused_until_it_is_closed(bundle, tmp_path):

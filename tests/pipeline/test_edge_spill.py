@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cloud_server.server import running
-from lava_edge.spill import Spill
+from lava_edge.spill import SYNC, Spill
 from lava_edge.uplink import Patience, Uplink
 from pipeline import edge
 from splitcore.bundle import open_bundle
@@ -48,3 +48,16 @@ def test_server_that_is_still_away_leaves_what_earlier_runs_left(left):
         edge.deliver(bundle, "127.0.0.1:1", left, patience=Patience(outage_s=0.2))
     spill = Spill(left, bytes.fromhex(bundle.digest))
     assert list(spill.unanswered) == list(range(6))
+
+
+def test_damaged_file_is_told_before_anything_is_sent_and_once(tmp_path):
+    bundle = open_bundle(BUNDLE)
+    with Uplink("127.0.0.1:1", bundle, spill=tmp_path) as uplink:
+        uplink.send(0, np.zeros(bundle.manifest.spike_shape, np.uint8))
+    (path,) = tmp_path.iterdir()
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(SYNC, b"else"))
+    with pytest.raises(LinkError, match="part of it cannot be read"):
+        edge.deliver(bundle, "127.0.0.1:1", tmp_path)
+    assert edge.deliver(bundle, "127.0.0.1:1", tmp_path) == 0
+    assert [kept.suffix for kept in tmp_path.iterdir()] == [".damaged"]
