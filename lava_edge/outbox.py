@@ -1,11 +1,12 @@
 """The uplink's account of its samples: what waits, what was answered, what is lost.
 
 A sample, or a group of them that travels in one packet, is on its way as one: sent, kept on disk,
-answered and lost together.
+answered and lost together. With a spill all that is whole is on disk before it is sent, and in
+memory, too, while that has room.
 
-    add ──> pending (in memory) ──> unsent ──> the stream
-      └──> spill (on disk) ── refill ──^          │
-    answers <── settle <── replies <──────────────┘
+    add ──> pending (in memory) ────────> unsent ──> the stream
+      └───> spill (on disk) ── refill ──────^           │
+    answers <── settle <── replies <────────────────────┘
 
 Two threads share it: whoever calls a method or reads a field holds `changed`.
 """
@@ -55,17 +56,18 @@ class Answer:
 class Pending:
     """A sample or group on its way: its packets, and what sending them has cost so far.
 
-    began: time.monotonic() at which each sample was given; steps: packets of one sent step by step.
+    began: time.monotonic() at which each sample was given; steps: packets of one sent step by step;
+    kept: whether the spill has it, too.
     """
 
     def __init__(
-        self, samples: range, began: Sequence[float], steps: int, spilled: bool = False
+        self, samples: range, began: Sequence[float], steps: int, kept: bool = False
     ) -> None:
         self.samples, self.began, self._steps = samples, began, steps
         self.answers: dict[int, wire.Answer] = {}
         self.packets: list[Packet] = []
         self._messages: list[bytes] = []  # each packet as a ToCloud; joined they are one ToCloud
-        self.spilled = spilled
+        self.kept = kept
         self.sent = 0  # packets that the present stream has had
         self.refused = 0  # sendings of which any packet was rejected
         self.payload_bits = self.envelope_bits = self.wire_bytes = 0
@@ -99,7 +101,7 @@ class Outbox:
         self.pending: OrderedDict[int, Pending] = OrderedDict()  # by their first samples
         self.unsent: deque[int] = deque()
         self._first: dict[int, int] = {}  # of each sample in `pending`: the first of its group
-        self.staged: dict[int, list[Packet]] = {}  # steps of samples that will go to the spill
+        self.staged: dict[int, Pending] = {}  # begun, not whole, and memory had no room
         self.answers: deque[Answer] = deque()
         self.lost: dict[int, str] = {}  # why, by sample, in order
         self.untold: dict[int, str] = {}  # of them, those that no error has named yet
@@ -144,9 +146,9 @@ class Outbox:
         return len(self._first) >= self._max_pending
 
     @property
-    def to_disk(self) -> bool:
-        """Whether the next sample goes to the spill: memory is full, or others wait there."""
-        return self.spill is not None and (self.full or not self.spill.drained)
+    def takes(self) -> bool:
+        """Whether it takes another sample; with a spill it does, and loses it if that is full."""
+        return self.spill is not None or not self.full
 
     def check_new(self, sample: int) -> None:
         """Raise DataError for a sample that is on its way already."""
@@ -156,31 +158,28 @@ class Outbox:
             raise DataError(f"sample {sample}: waits in the spill already")
 
     def begin(self, samples: range, began: Sequence[float]) -> None:
-        """Make room in memory for samples whose packets follow; began: when each was given."""
+        """Samples whose packets follow; began: when each was given."""
         self._accept(samples)
-        self._enter(Pending(samples, began, self._steps))
+        entry = Pending(samples, began, self._steps)
+        self.refill()  # what has waited longer goes first
+        if self.spill is not None and self.full:
+            self.staged[samples[0]] = entry
+        else:
+            self._enter(entry)
 
     def add(self, sample: int, one: Packet) -> None:
         """One packet of samples that were begun. Rejected meanwhile, they need no more of them."""
-        entry = self.pending.get(sample)
+        entry = self.pending.get(sample) or self.staged.get(sample)
         if entry is not None:
             owed = self.owed
             entry.add(one, self.digest)
-            if entry.whole and not owed:
-                self.progress = time.monotonic()
-            self.unsent.append(sample)
+            if entry.whole:
+                self._keep(entry)
+                if not owed:
+                    self.progress = time.monotonic()
+            if sample in self.pending:
+                self.unsent.append(sample)
             self.changed.notify_all()
-
-    def put(self, packets: list[Packet]) -> None:
-        """Whole samples to the spill; lost where that has no room."""
-        assert self.spill is not None
-        self._accept(packets[0].samples)
-        if not self.owed:
-            self.progress = time.monotonic()
-        if not self.spill.put(packets):
-            log.warning("no room in the spill for %s", named(packets[0].samples))
-            self.lose(packets[0].samples, "no room in the spill")
-        self.changed.notify_all()
 
     def refill(self) -> None:
         """Bring samples from the spill while memory has room."""
@@ -196,7 +195,7 @@ class Outbox:
                 self.changed.notify_all()
                 continue
             began = [time.monotonic()] * len(samples)
-            entry = Pending(samples, began, self._steps, spilled=True)
+            entry = Pending(samples, began, self._steps, kept=True)
             self._enter(entry)
             for one in taken.packets:
                 entry.add(one, self.digest)
@@ -268,12 +267,10 @@ class Outbox:
             self.lost[sample] = self.untold[sample] = why
 
     def give_up(self) -> None:
-        """Keep what is unanswered in the spill where there is one; the rest is lost."""
+        """What the spill does not have, and has no room for even now, is lost."""
         for entry in self.pending.values():
-            if self.spill is None or not entry.whole:
+            if not (entry.kept or self._put(entry)):
                 self.lose(entry.samples, self.trouble)
-            elif not entry.spilled:
-                self.put(entry.packets)
         self.lose(self.staged, self.trouble)
         self.staged.clear()
         self.pending.clear()
@@ -284,11 +281,20 @@ class Outbox:
         """Raise LinkError when samples have waited that long beside a spill, which keeps them."""
         quiet_s = time.monotonic() - self.progress
         if self.spill is not None and self.owed and quiet_s > outage_s:
-            also = self.tell()
-            raise LinkError(
-                f"server {server}: {self.trouble}; unanswered and kept in {self.spill.folder}: "
-                f"{named(self.waiting())}" + (f"; {also}" if also else "")
+            kept = list(self.spill.unanswered)
+            alone = [
+                sample
+                for entry in self.pending.values()
+                if entry.whole and not entry.kept
+                for sample in entry.samples
+            ]
+            said = (
+                f"server {server}: {self.trouble}",
+                f"unanswered and kept in {self.spill.folder}: {named(kept)}" if kept else "",
+                f"unanswered and in memory alone: {named(alone)}" if alone else "",
+                self.tell(),
             )
+            raise LinkError("; ".join(filter(None, said)))
 
     def _enter(self, entry: Pending) -> None:
         self.pending[entry.samples[0]] = entry
@@ -298,8 +304,24 @@ class Outbox:
         del self.pending[entry.samples[0]]
         for sample in entry.samples:
             del self._first[sample]
-        if entry.spilled and self.spill is not None:
+        if entry.kept and self.spill is not None:
             self.spill.answered(entry.samples)
+
+    def _keep(self, entry: Pending) -> None:
+        """To disk with it, now that it is whole; lost where neither that nor memory has room."""
+        if self.staged.pop(entry.samples[0], None) is not None:
+            self.refill()
+            if not self.full:
+                self._enter(entry)
+        entry.kept = self._put(entry)
+        if not entry.kept and entry.samples[0] not in self.pending:
+            log.warning("no room in the spill for %s", named(entry.samples))
+            self.lose(entry.samples, "no room in the spill")
+
+    def _put(self, entry: Pending) -> bool:
+        if self.spill is None or not entry.whole:
+            return False
+        return self.spill.put(entry.packets, taken=entry.samples[0] in self.pending)
 
     def _accept(self, samples: Iterable[int]) -> None:
         """They are on their way: what was lost before is lost no longer."""

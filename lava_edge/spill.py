@@ -1,13 +1,14 @@
-"""A bounded queue of packets on disk, for when the link is down longer than memory lasts.
+"""A bounded queue of packets on disk, for what is not answered when the link or the process ends.
 
     folder/00000001.spill   header: magic, bundle digest · records: mark, head, packets of one
                             sample or of several that travel in one packet
     folder/00000002.spill   …
 
-Segments are written to their end and deleted once every sample in them is answered. All that ever
-changes in place is the mark, one byte that says whether a record was answered. A process that dies
-leaves at most a torn last record, which is cut off when the folder is opened again; all other
-records that were not answered are sent again.
+Segments are written to their end and deleted once every sample in them is answered; the last is
+then emptied and written again. All that ever changes in place is the mark, one byte that says
+whether a record was answered. A process that dies leaves at most a torn last record, which is cut
+off when the folder is opened again; all other records that were not answered are sent again.
+Nothing waits for the disk until a segment ends: a machine that dies can lose the newest.
 
 A disk that changes bytes costs the records that it hits. Damaged packets are lost by the numbers
 that their head says. A head that cannot be read costs what is behind it up to the next that can;
@@ -92,7 +93,8 @@ class Spill:
         self._header = MAGIC + digest
         self._max_bytes = max_bytes
         self._segments: deque[_Segment] = deque()
-        self._writer: FileIO | None = None
+        self._writer: FileIO | None = None  # of the last segment
+        self._has_room = True  # as far as is known
         self._untaken: deque[_Record] = deque()
         self._unanswered: dict[int, _Record] = {}
         self._damage: list[str] = []
@@ -114,11 +116,6 @@ class Spill:
         return self._unanswered.keys()
 
     @property
-    def drained(self) -> bool:
-        """Whether `take` has handed out everything."""
-        return not self._untaken
-
-    @property
     def bytes_used(self) -> int:
         """Bytes of all segments."""
         return sum(segment.size for segment in self._segments)
@@ -128,12 +125,15 @@ class Spill:
         damage, self._damage = self._damage, []
         return damage
 
-    def put(self, packets: list[Packet]) -> bool:
-        """Append the packets of a sample or group; False where there is no room for them."""
+    def put(self, packets: list[Packet], taken: bool = False) -> bool:
+        """Append the packets of a sample or group; False where there is no room for them.
+
+        taken: whether the caller has them at hand, so that `take` leaves them out.
+        """
         raw = _record(packets)
-        if self.bytes_used + len(raw) + len(self._header) > self._max_bytes:
-            return False
         try:
+            if self.bytes_used + len(raw) + len(self._header) > self._max_bytes:
+                raise OSError(errno.EDQUOT, f"{self._max_bytes} bytes are its limit")
             segment = self._writable()
             writer = self._writer
             assert writer is not None
@@ -144,9 +144,15 @@ class Spill:
                 os.truncate(segment.path, segment.size)
                 raise
         except OSError as error:
-            log.warning("spill: %s: %s", self.folder, error.strerror)
+            if self._has_room:
+                log.warning("spill: %s: no room: %s", self.folder, error.strerror)
+            self._has_room = False
             return False
-        self._enter(_Record(segment, segment.size, len(raw), packets[0].samples))
+        self._has_room = True
+        record = _Record(segment, segment.size, len(raw), packets[0].samples)
+        self._enter(record)
+        if not taken:
+            self._untaken.append(record)
         segment.size += len(raw)
         return True
 
@@ -172,7 +178,6 @@ class Spill:
         self._drop_answered(record.segment)
 
     def _enter(self, record: _Record) -> None:
-        self._untaken.append(record)
         self._unanswered.update(dict.fromkeys(record.samples, record))
         record.segment.unanswered += len(record.samples)
 
@@ -181,7 +186,7 @@ class Spill:
             del self._unanswered[sample]
         record.segment.unanswered -= len(record.samples)
         try:
-            with record.segment.path.open("r+b") as file:
+            with record.segment.path.open("r+b", buffering=0) as file:
                 file.seek(record.offset)
                 file.write(ANSWERED)
         except OSError as error:  # what is not marked is sent again by the next run, no worse
@@ -190,10 +195,12 @@ class Spill:
     def _drop_answered(self, segment: _Segment) -> None:
         if segment.unanswered:
             return
-        if segment is self._segments[-1]:
-            self._close_writer()
-        self._segments.remove(segment)
         try:
+            if self._writer is not None and segment is self._segments[-1]:
+                os.truncate(segment.path, len(self._header))
+                segment.size = len(self._header)
+                return
+            self._segments.remove(segment)
             if segment.damaged:
                 segment.path.rename(segment.damaged_path)
             else:
@@ -204,6 +211,8 @@ class Spill:
     def close(self) -> None:
         """Write through to the disk. What was not answered stays for the next time."""
         self._close_writer()
+        for segment in tuple(self._segments):
+            self._drop_answered(segment)
         self._unlock()
 
     def _writable(self) -> _Segment:
@@ -227,7 +236,8 @@ class Spill:
         writer, self._writer = self._writer, None
         if writer is not None:
             try:
-                os.fsync(writer.fileno())
+                if self._segments[-1].unanswered:
+                    os.fsync(writer.fileno())
                 writer.close()
             except OSError as error:
                 log.warning("spill: %s: %s", self.folder, error.strerror)
@@ -270,6 +280,7 @@ class Spill:
             self._untaken.remove(earlier)
             self._forget(earlier)
         self._enter(record)
+        self._untaken.append(record)
 
 
 def _record(packets: list[Packet]) -> bytes:

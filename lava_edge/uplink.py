@@ -142,10 +142,10 @@ class Uplink:
         """Send one sample's spikes uint8 (T, C, H, W).
 
         Waits while too many are unanswered; with a spill it never waits, and a sample for which
-        there is no room is lost. With a group it waits for the others, or for a sample that is not
-        the next. Raises DataError for a sample's number below 0 or above MAX_SAMPLE and for spikes
-        that do not fit the bundle, LinkError when the link is closed or has failed, or where no
-        answer can ever make room; the sample can be sent again then.
+        neither that nor memory has room is lost. With a group it waits for the others, or for a
+        sample that is not the next. Raises DataError for a sample's number below 0 or above
+        MAX_SAMPLE and for spikes that do not fit the bundle, LinkError when the link is closed or
+        has failed, or where no answer can ever make room; the sample can be sent again then.
         """
         sample = _checked(sample)
         code = check_spikes(code_tchw, self._context.shape)
@@ -187,24 +187,15 @@ class Uplink:
         with self._changed:
             if step == 1:
                 self._check_new(sample)
-                if self._outbox.to_disk:
-                    self._outbox.staged[sample] = []
-                else:
-                    self._wait_for_room()
-                    self._outbox.begin(range(sample, sample + 1), [time.monotonic()])
+                self._wait_for_room()
+                self._outbox.begin(range(sample, sample + 1), [time.monotonic()])
             else:
                 self._connection.check_open()
             if step < steps:
                 self._past[sample] = [*past, code]
             else:
                 self._past.pop(sample, None)
-            staged = self._outbox.staged.get(sample)
-            if staged is None:
-                self._outbox.add(sample, one)
-            else:
-                staged.append(one)
-                if step == steps:
-                    self._outbox.put(self._outbox.staged.pop(sample))
+            self._outbox.add(sample, one)
 
     def classify(self, samples: Iterable[tuple[int, np.ndarray]]) -> Iterator[Answer]:
         """Send (id, code_tchw) pairs and yield their answers as they come, in any order.
@@ -247,13 +238,8 @@ class Uplink:
             return
         one = self._packed(gathered)
         with self._changed:
-            self._connection.check_open()
-            if self._outbox.to_disk:
-                self._outbox.put([one])
-                self._gathered.clear()
-            else:
-                self._wait_for_room()
-                self._enter(one)
+            self._wait_for_room()
+            self._enter(one)
 
     # The rest runs with the condition held.
 
@@ -288,10 +274,10 @@ class Uplink:
         self._outbox.give_up()
 
     def _wait_for_room(self) -> None:
-        """Wait for room in memory. Raises LinkError where no answer can ever make any."""
+        """Wait for room. Raises LinkError where no answer can ever make any."""
 
         def decided() -> bool:
-            return not self._outbox.full or self._connection.ended
+            return self._outbox.takes or self._connection.ended
 
         limit_s = self._patience.outage_s
         if not self._changed.wait_for(lambda: decided() or self._outbox.expected, limit_s):

@@ -329,7 +329,7 @@ def edge(
     spill: Annotated[
         Path | None,
         typer.Option(
-            help="Keep unanswered samples in this folder while offline; what earlier runs left "
+            help="Keep each sample in this folder until it is answered; what earlier runs left "
             "there is delivered first."
         ),
     ] = None,

@@ -139,7 +139,7 @@ def run(
 ) -> dict[str, Any]:
     """The edge command; `result` is a file for what `plan` and `report` read.
 
-    spill: a folder that keeps what is unanswered while the link is down. What earlier runs left
+    spill: a folder that keeps each sample until it is answered. What earlier runs left
     there is delivered before anything of this one is simulated, and counted apart.
     profiles: what the result is priced by beside the usual.
     baselines: files of the `baselines` command that the result's energy is held against.

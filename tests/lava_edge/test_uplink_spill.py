@@ -4,6 +4,9 @@ import errno
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -16,10 +19,12 @@ from lava_edge.outbox import Outbox
 from lava_edge.spill import Spill
 from lava_edge.uplink import Patience, Uplink
 from splitcore import packet
+from splitcore import wire_pb2 as wire
 from splitcore.errors import LinkError
 from splitcore.packet import Packet
-from tests.link import QUICK, Relay, check_answers, cloud, collect
-from tests.scripted import scripted
+from tests.lava_edge import doomed_edge
+from tests.link import QUICK, Relay, check_answers, cloud, collect, until
+from tests.scripted import samples_in, scripted
 from tests.tiny_bundle import make_bundle, random_code
 
 DIGEST = bytes(32)
@@ -67,9 +72,7 @@ def test_samples_come_out_in_the_order_they_went_in(opened, tmp_path):
     steps = [Packet(2, step, 1, bytes([step])) for step in (1, 2, 3)]
     for packets in (one(5), steps, together(7, 2), one(1)):
         assert spill.put(packets)
-    assert not spill.drained
     assert taken(spill) == [one(5), steps, together(7, 2), one(1)]
-    assert spill.drained
     assert list(spill.unanswered) == [5, 2, 7, 8, 9, 1]
 
 
@@ -82,8 +85,18 @@ def test_answered_samples_free_their_segments(opened, tmp_path, monkeypatch):
     taken(spill)
     for sample in reversed(range(20)):
         spill.answered(range(sample, sample + 1))
+    assert spill.bytes_used == len(spills.MAGIC) + len(DIGEST)  # of the one that is written
+    spill.close()
     assert list(tmp_path.iterdir()) == []
-    assert spill.bytes_used == 0
+
+
+def test_queue_that_is_answered_at_once_stays_small(opened, tmp_path):
+    spill = opened(max_bytes=200)
+    for sample in range(20):
+        assert spill.put(one(sample), taken=True)
+        spill.answered(range(sample, sample + 1))
+    assert spill.put(one(20))
+    assert taken(spill) == taken(opened()) == [one(20)]
 
 
 def test_unanswered_samples_are_there_after_the_process_died(opened, tmp_path):
@@ -122,18 +135,20 @@ def test_file_that_is_there_twice_is_handed_out_once(opened, tmp_path):
     assert taken(again) == [one(0), one(1), one(2)]
 
 
-def test_file_that_cannot_be_removed_does_not_matter(opened, tmp_path, monkeypatch):
+def test_file_that_cannot_be_emptied_or_removed_does_not_matter(opened, tmp_path, monkeypatch):
     spill = opened()
     spill.put(one(1))
-    taken(spill)
 
-    def refused(self, missing_ok=False):
+    def refused(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patched:
+        patched.setattr(os, "truncate", refused)
         patched.setattr(Path, "unlink", refused)
         spill.answered(range(1, 2))
+        spill.close()
     assert list(spill.unanswered) == []
+    assert len(list(tmp_path.iterdir())) == 1
     assert list(opened().unanswered) == []
 
 
@@ -158,11 +173,12 @@ def test_sending_while_much_waits_on_disk_costs_no_more(bundle, tmp_path):
     outbox = Outbox(DIGEST, 4, 8, spill)
     for sample in range(20_000):
         spill.put(one(sample))
+    outbox.refill()
     tracemalloc.start()
     with outbox.changed:
         outbox.check_new(20_000)
-        assert outbox.to_disk
-        outbox.put(one(20_000))
+        outbox.begin(range(20_000, 20_001), [0.0])
+        outbox.add(20_000, *one(20_000))
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     spill.close()
@@ -285,7 +301,7 @@ def test_file_without_any_head_that_can_be_read_is_told_and_kept(opened, tmp_pat
     damage(path, len(spills.MAGIC) + len(DIGEST) + 8, 1)
     whole = path.read_bytes()
     spill = opened()
-    assert spill.drained
+    assert spill.take() is None
     assert len(spill.take_damage()) == 1
     assert [kept.name for kept in tmp_path.iterdir()] == ["00000001.damaged"]
     assert path.with_suffix(".damaged").read_bytes() == whole
@@ -357,8 +373,7 @@ def test_samples_wait_on_disk_while_the_link_is_down(bundle, tmp_path):
             assert set(uplink.waiting) == set(range(100))
             assert list(tmp_path.iterdir())
             relay.down = False
-            answers = {answer.sample: answer.label for answer in uplink.answers()}
-        check_answers(answers, codes)
+            check_answers({a.sample: a.label for a in uplink.answers()}, codes)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -469,8 +484,102 @@ def test_steps_of_a_sample_go_to_disk_as_one(bundle, tmp_path):
             check_answers({a.sample: a.label for a in uplink.answers()}, codes)
 
 
-def test_healthy_link_writes_nothing_to_disk(bundle, tmp_path):
+def test_healthy_link_leaves_nothing_on_disk(bundle, tmp_path):
     codes = random_code(20)
+    with cloud([bundle]) as server:
+        with Uplink(server.address, bundle, spill=tmp_path) as uplink:
+            check_answers(collect(uplink, np.asarray(codes)), codes)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_healthy_link_reads_nothing_from_disk(bundle, tmp_path, monkeypatch):
+    codes = random_code(20)
+    monkeypatch.setattr(spills, "_packets", lambda *_: pytest.fail("read"))
     with cloud([bundle]) as server, Uplink(server.address, bundle, spill=tmp_path) as uplink:
         check_answers(collect(uplink, np.asarray(codes)), codes)
-        assert list(tmp_path.iterdir()) == []
+
+
+def test_spill_without_room_loses_nothing_that_memory_holds(bundle, tmp_path, caplog):
+    codes = random_code(20)
+    options = {"spill": tmp_path, "spill_bytes": 0, "patience": QUICK}
+    with cloud([bundle]) as server, Uplink(server.address, bundle, **options) as uplink:
+        server.model.stalled = True
+        for sample, code in enumerate(codes):
+            uplink.send(sample, code)
+        server.model.stalled = False
+        check_answers({a.sample: a.label for a in uplink.answers()}, codes)
+        assert uplink.lost == ()
+    assert caplog.text.count("no room") == 1
+
+
+def test_outage_names_apart_what_is_in_memory_alone(bundle, tmp_path):
+    codes = random_code(3)
+    options = {"spill": tmp_path, "spill_bytes": 150, "patience": Patience(outage_s=0.2)}
+    with Uplink("127.0.0.1:1", bundle, **options) as uplink:
+        for sample, code in enumerate(codes):
+            uplink.send(sample, code)
+        with pytest.raises(LinkError, match=r"kept in .*: sample 0; .*memory alone: 2 .*: 1, 2"):
+            list(uplink.answers())
+    assert uplink.lost == (1, 2)
+    assert uplink.waiting == (0,)
+
+
+def silent(received, context):
+    next(received)
+    yield packet.pack_welcome(64)
+    for _ in received:
+        pass
+
+
+def killed_edge(bundle, server, folder, group, how):
+    """Run an edge until it has sent everything, and kill it."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.lava_edge.doomed_edge"),
+            *(str(bundle.path), server, str(folder), str(group)),
+        ],
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        process.send_signal(how)
+        process.wait()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(("away", "group"), [(True, 1), (True, 4), (False, 1), (False, 4)])
+def test_run_after_one_that_was_killed_delivers_all_it_had_sent(bundle, tmp_path, away, group, how):
+    if away:
+        killed_edge(bundle, "127.0.0.1:1", tmp_path, group, how)
+    else:
+        with scripted(silent) as address:
+            killed_edge(bundle, address, tmp_path, group, how)
+    with cloud([bundle]) as server, Uplink(server.address, bundle, spill=tmp_path) as uplink:
+        answers = {a.sample: a.label for a in uplink.answers()}
+        check_answers(answers, random_code(doomed_edge.SAMPLES))
+        assert uplink.lost == ()
+
+
+def test_answered_samples_are_marked_while_others_wait(bundle, tmp_path):
+    def answers_some(received, context):
+        next(received)
+        yield packet.pack_welcome(64)
+        for raw in received:
+            yield packet.pack_replies([wire.Answer(sample=k) for k in samples_in(raw) if k % 2])
+
+    folder, then = tmp_path / "spill", tmp_path / "then"
+    with scripted(answers_some) as address:
+        with Uplink(address, bundle, spill=folder, max_pending=8) as uplink:
+            for sample, code in enumerate(random_code(12)):
+                uplink.send(sample, code)
+            until(lambda: uplink.waiting == (0, 2, 4, 6, 8, 10))
+            shutil.copytree(folder, then)  # what a kill would leave
+        spill = Spill(then, bytes.fromhex(bundle.digest))
+        assert list(spill.unanswered) == [0, 2, 4, 6, 8, 10]
+        spill.close()
