@@ -40,8 +40,16 @@ RETRY_S = 0.25
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
+def replica_files(bundle: Bundle) -> dict[str, bytes]:
+    """By name what a replica needs of a bundle. Raises BundleError where it was replaced."""
+    needed = (bundle.path / MANIFEST, bundle.cloud_path, bundle.context_path)
+    files = {path.name: path.read_bytes() for path in needed if path is not None}
+    bundle.require_unchanged()
+    return files
+
+
 class TailReplica:
-    """One process with one bundle's decoder and tail, on one core."""
+    """One process with one bundle's decoder and tail, on one core. files: of `replica_files`."""
 
     def __init__(self, files: dict[str, bytes], digest: str) -> None:
         import torch
@@ -148,10 +156,7 @@ class RayReplicas(Replicas):
             },
             logging_config=_QUIET,
         )
-        needed = (bundle.path / MANIFEST, bundle.cloud_path, bundle.context_path)
-        files = {path.name: path.read_bytes() for path in needed if path is not None}
-        bundle.require_unchanged()
-        app = deployment.bind(files, bundle.digest)
+        app = deployment.bind(replica_files(bundle), bundle.digest)
         try:
             return serve.run(app, name=_app(bundle.digest), route_prefix=None)
         except (RayError, RuntimeError) as error:

@@ -21,7 +21,11 @@ WARM_BATCH = 8
 
 
 def load_predictor(bundle: Bundle) -> Predictor:
-    """The decoder and tail of a bundle, warm. Raises BundleError or OverflowBoundError."""
+    """The decoder and tail of a bundle, warm. Raises BundleError or OverflowBoundError.
+
+    Of the bundle's files it wants no more than a replica elsewhere has; whoever has them all looks
+    whether they are still those that the digest names.
+    """
     manifest = bundle.manifest
     engine = TailEngine(tail.load(bundle.cloud_path), manifest.steps)
     if engine.tail.graph.input.shape != manifest.code_shape:
@@ -30,8 +34,13 @@ def load_predictor(bundle: Bundle) -> Predictor:
             f"got {engine.tail.graph.input.shape}"
         )
     predictor = Predictor(context.of_bundle(bundle), engine)
-    bundle.require_unchanged()
     predictor.warm(WARM_BATCH)
+    return predictor
+
+
+def _load_unchanged(bundle: Bundle) -> Predictor:
+    predictor = load_predictor(bundle)
+    bundle.require_unchanged()
     return predictor
 
 
@@ -69,7 +78,7 @@ class LocalReplicas(Replicas):
     async def load(self, bundle: Bundle) -> Engine:
         """See Replicas."""
         loop = asyncio.get_running_loop()
-        predictor = await loop.run_in_executor(self._pool, load_predictor, bundle)
+        predictor = await loop.run_in_executor(self._pool, _load_unchanged, bundle)
 
         async def engine(samples: Sequence[Parts]) -> Scored:
             return await loop.run_in_executor(self._pool, predictor, samples)

@@ -10,7 +10,7 @@ import pytest
 from cloud_server.batching import BatchLimits
 from cloud_server.catalogue import Catalogue
 from cloud_server.metrics import Metrics
-from cloud_server.replicas import Replicas, load_predictor
+from cloud_server.replicas import LocalReplicas, Replicas
 from cloud_server.service import Service, ServiceLimits
 from splitcore import tail
 from splitcore.bundle import open_bundle
@@ -158,8 +158,14 @@ def test_weights_of_a_version_that_came_while_loading_never_serve_under_the_olde
         return load(path)
 
     monkeypatch.setattr("cloud_server.replicas.tail.load", replaced_before_it_is_read)
-    with pytest.raises(BundleError, match="was replaced while it was read"):
-        load_predictor(first)
+
+    async def main():
+        replicas = LocalReplicas(1)
+        with pytest.raises(BundleError, match="was replaced while it was read"):
+            await replicas.load(first)
+        await replicas.close()
+
+    asyncio.run(main())
 
 
 def test_folder_that_goes_while_it_is_looked_at_does_not_end_the_watch(tmp_path, monkeypatch):

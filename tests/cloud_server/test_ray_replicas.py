@@ -1,5 +1,6 @@
-"""The Ray Serve engine: the same answers, also while replicas die. Long: starts its own Ray."""
+"""The Ray Serve engine: the same answers, also while replicas die. Deep is what starts a Ray."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -8,16 +9,21 @@ import time
 import numpy as np
 import pytest
 
+from cloud_server.predict import Part
+from cloud_server.replicas import LocalReplicas
 from cloud_server.server import running
 from lava_edge.uplink import Uplink
+from splitcore.bundle import open_bundle
+from splitcore.codec import context
+from splitcore.codec.registry import encode_best
 from splitcore.errors import UsageError
+from tests.conftest import ROOT
 from tests.tiny_bundle import expected_scores, make_bundle, random_code, random_tail
 
 pytest.importorskip("ray", reason="Ray is not installed: the extra [ray]")
 
 # What Ray and Serve leave behind in their own threads is theirs.
 pytestmark = [
-    pytest.mark.deep,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -31,6 +37,27 @@ def served(tmp_path_factory):
     bundle = make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
     with running([bundle.path], engine="ray", ray_replicas=(2, 2)) as server:
         yield bundle, server.address
+
+
+def test_replica_has_all_it_needs_in_the_files_it_is_sent(monkeypatch):
+    from cloud_server.ray_replicas import TailReplica, replica_files
+
+    bundle = open_bundle(ROOT / "netx_exports" / "digits-resnet8")  # it has a context model
+    known = context.of_bundle(bundle)
+    codes = (encode_best(code, known) for code in bundle.probe().code_ntchw)
+    samples = [(Part(0, codec, payload),) for codec, payload in codes]
+
+    async def by_local_engine():
+        replicas = LocalReplicas(1)
+        engine = await replicas.load(bundle)
+        scored = await engine(samples)
+        await replicas.close()
+        return scored.scores_nk
+
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)  # of this process
+    found = TailReplica(replica_files(bundle), bundle.digest)(samples)
+    assert not found.errors
+    assert np.array_equal(found.scores_nk, asyncio.run(by_local_engine()))
 
 
 def replica_processes():
@@ -48,6 +75,7 @@ def replica_processes():
     return found
 
 
+@pytest.mark.deep
 def test_answers_are_those_of_the_reference(served):
     bundle, address = served
     codes = random_code(200)
@@ -57,6 +85,7 @@ def test_answers_are_those_of_the_reference(served):
     assert (found == expected_scores(random_tail(), codes)).all()
 
 
+@pytest.mark.deep
 def test_replica_killed_under_load_costs_no_sample(served):
     bundle, address = served
     codes = random_code(64)
