@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -14,35 +13,19 @@ import grpc
 
 from cloud_server.metrics import Metrics
 from splitcore.errors import UsageError
+from splitcore.trust import LOOPBACK, read_pem, read_tokens, split_address
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-MIN_TOKEN = 16
 HEALTH = "/grpc.health.v1.Health/"
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """HOST:PORT as its parts. Raises UsageError."""
-    host, _, port = listen.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
-        raise UsageError(f"listen: expected HOST:PORT, got {listen!r}")
-    return host, int(port)
 
 
 def check_listen(listen: str, encrypted: bool, insecure: bool) -> None:
     """Raise UsageError for an address that others can reach without encryption, unless said so."""
-    host, _ = split_listen(listen)
+    host, _ = split_address("listen", listen)
     if host not in LOOPBACK and not encrypted and not insecure:
         raise UsageError(
             f"listen: {host} can be reached from other machines and the link is not encrypted; "
             "give a TLS certificate and key, or allow it as insecure"
         )
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{what}: {path} cannot be read ({error.strerror})") from None
 
 
 def server_credentials(
@@ -52,46 +35,23 @@ def server_credentials(
 
     Raises UsageError naming the files that cannot be used.
     """
-    if cert is None and key is None and client_ca is None:
+    if client_ca is not None and cert is None:
+        raise UsageError("TLS: a client CA wants a certificate and key of the server, too")
+    pem = read_pem(client_ca, cert, key)
+    if pem.chain is None or pem.key is None:
         return None
-    if cert is None or key is None:
-        raise UsageError("TLS: a certificate and its key belong together; give both")
-    chain, private = _read(cert, "TLS certificate"), _read(key, "TLS key")
-    if b"-----BEGIN CERTIFICATE" not in chain or b"PRIVATE KEY-----" not in private:
-        raise UsageError(f"TLS: expected PEM files, a certificate in {cert} and a key in {key}")
-    roots = _read(client_ca, "client CA") if client_ca is not None else None
-    _check_tls(cert, key, client_ca)
     return grpc.ssl_server_credentials(
-        [(private, chain)], root_certificates=roots, require_client_auth=roots is not None
+        [(pem.key, pem.chain)],
+        root_certificates=pem.authorities,
+        require_client_auth=pem.authorities is not None,
     )
 
 
-def _check_tls(cert: Path, key: Path, client_ca: Path | None) -> None:
-    """gRPC would only say that it cannot bind the port."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        tls.load_cert_chain(cert, key, password="")  # else OpenSSL asks for one on the terminal
-    except ssl.SSLError as error:
-        raise UsageError(
-            f"TLS: certificate {cert} and key {key} cannot be used ({error.reason}); "
-            "do they belong together, is each of them whole and without a password?"
-        ) from None
-    try:
-        if client_ca is not None:
-            tls.load_verify_locations(client_ca)
-    except ssl.SSLError as error:
-        raise UsageError(f"TLS: client CA {client_ca} cannot be used ({error.reason})") from None
-
-
 class Tokens:
-    """The bearer tokens that a file lists, one a line; '#' begins a comment."""
+    """The bearer tokens that a file lists."""
 
     def __init__(self, path: Path) -> None:
-        lines = _read(path, "token file").decode("utf-8", "replace").splitlines()
-        tokens = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        if not tokens or min(map(len, tokens)) < MIN_TOKEN:
-            raise UsageError(f"token file: {path}: expected tokens of {MIN_TOKEN} or more letters")
-        self._digests = [hashlib.sha256(token.encode()).digest() for token in tokens]
+        self._digests = [hashlib.sha256(token.encode()).digest() for token in read_tokens(path)]
 
     def accept(self, authorization: str | bytes) -> bool:
         """Whether an authorization header carries one of the tokens, in constant time."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 
 from splitcore.errors import UsageError
+from splitcore.trust import LOOPBACK, read_pem, read_tokens, split_address
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _OPTIONS = (
     ("grpc.enable_retries", 0),  # the uplink retries itself, it knows what was answered
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
@@ -20,7 +20,7 @@ _OPTIONS = (
 @dataclass(frozen=True)
 class Access:
     """tls_ca: PEM roots that sign the server (None with tls: the system's); tls_cert and tls_key:
-    our own certificate, for servers that want one; token_file: its first line goes with each call;
+    our own certificate, for servers that want one; token_file: its first token goes with each call;
     insecure: allow plaintext to other machines."""
 
     tls: bool = False
@@ -37,22 +37,15 @@ class Access:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with each call."""
-        return () if self.token_file is None else (("authorization", self._bearer()),)
-
-    def _bearer(self) -> str:
-        lines = (_read(self.token_file, "token file") or b"").split(b"\n")
-        tokens = [line.strip() for line in lines if line.strip() and not line.startswith(b"#")]
-        if not tokens or not tokens[0].isascii():
-            raise UsageError(f"token file: {self.token_file}: expected a token in plain ASCII")
-        return f"Bearer {tokens[0].decode()}"
+        """What goes with each call. Raises UsageError for a file without good tokens."""
+        if self.token_file is None:
+            return ()
+        return (("authorization", f"Bearer {read_tokens(self.token_file)[0]}"),)
 
 
 def check_server(server: str, access: Access) -> None:
     """Raise UsageError for an address that is none, or one that plaintext must not go to."""
-    host, _, port = server.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise UsageError(f"server: expected HOST:PORT, got {server!r}")
+    host, _ = split_address("server", server, lowest_port=1)
     if host not in LOOPBACK and not access.encrypted and not access.insecure:
         raise UsageError(
             f"server: {host} is another machine and the link is not encrypted; use TLS, "
@@ -61,21 +54,9 @@ def check_server(server: str, access: Access) -> None:
 
 
 def open_channel(server: str, access: Access) -> grpc.Channel:
-    """A connection to be made on the first call. Raises UsageError for unreadable files."""
+    """A connection to be made on the first call. Raises UsageError for files of no use."""
     if not access.encrypted:
         return grpc.insecure_channel(server, options=_OPTIONS)
-    if (access.tls_cert is None) != (access.tls_key is None):
-        raise UsageError("TLS: a certificate and its key belong together; give both")
-    credentials = grpc.ssl_channel_credentials(
-        *(_read(path, "TLS") for path in (access.tls_ca, access.tls_key, access.tls_cert))
-    )
+    pem = read_pem(access.tls_ca, access.tls_cert, access.tls_key)
+    credentials = grpc.ssl_channel_credentials(pem.authorities, pem.key, pem.chain)
     return grpc.secure_channel(server, credentials, options=_OPTIONS)
-
-
-def _read(path: Path | None, what: str) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{what}: {path} cannot be read ({error.strerror})") from None

@@ -127,8 +127,28 @@ def test_certificate_and_key_that_cannot_be_used_are_named(tmp_path, authority):
 
 def test_client_authority_that_cannot_be_used_is_named(tmp_path, authority):
     bad = broken(tmp_path / "ca.pem", authority.path)
-    with pytest.raises(UsageError, match=f"client CA {bad} cannot be used"):
+    with pytest.raises(UsageError, match=f"authorities {bad} cannot be used"):
         server_credentials(*authority.issue("server"), bad)
+
+
+def test_edge_refuses_files_that_cannot_be_used_before_it_connects(bundle, tmp_path, authority):
+    certificate, key = authority.issue("edge")
+    _, other = authority.issue("other")
+    empty = write(tmp_path / "empty.pem", "")
+    for files in (
+        {"tls_ca": empty},  # for gRPC that is no CA given: the system's
+        {"tls_ca": key},
+        {"tls": True, "tls_cert": empty, "tls_key": key},
+        {"tls": True, "tls_cert": certificate, "tls_key": other},
+    ):
+        with pytest.raises(UsageError, match="cannot be used"):
+            Uplink("127.0.0.1:1", bundle, **files).__enter__()
+
+
+def test_edge_refuses_a_token_that_no_header_can_carry(bundle, tmp_path):
+    bad = write(tmp_path / "tokens", f"fleet7\t{TOKEN}\n")
+    with pytest.raises(UsageError, match=f"token file: {bad}"):
+        Uplink("127.0.0.1:1", bundle, token_file=bad)
 
 
 def test_tls_link_gives_answers(bundle, authority):
@@ -203,6 +223,11 @@ def test_only_a_listed_token_is_accepted(token_file, header, accepted):
 def test_token_file_without_good_tokens_is_refused(tmp_path, text):
     with pytest.raises(UsageError, match="16 or more letters"):
         Tokens(write(tmp_path / "tokens", text))
+
+
+def test_indented_comment_is_no_token(tmp_path):
+    tokens = Tokens(write(tmp_path / "tokens", f"  # tokens of the fleet\n{TOKEN}\n"))
+    assert not tokens.accept("Bearer # tokens of the fleet")
 
 
 def test_token_lets_in_and_others_are_told_why(bundle, token_file, tmp_path):
