@@ -15,6 +15,7 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a new channel is a new connection
     ("grpc.max_receive_message_length", 16 << 20),
 )
+_HERE = (("grpc.enable_http_proxy", 0),)  # gRPC takes http_proxy's way to this very machine, too
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Access:
 
 def check_server(server: str, access: Access) -> None:
     """Raise UsageError for an address that is none, or one that plaintext must not go to."""
-    host, _ = split_address("server", server, lowest_port=1)
+    host = _host(server)
     if host not in LOOPBACK and not access.encrypted and not access.insecure:
         raise UsageError(
             f"server: {host} is another machine and the link is not encrypted; use TLS, "
@@ -55,8 +56,13 @@ def check_server(server: str, access: Access) -> None:
 
 def open_channel(server: str, access: Access) -> grpc.Channel:
     """A connection to be made on the first call. Raises UsageError for files of no use."""
+    options = _OPTIONS + (_HERE if _host(server) in LOOPBACK else ())
     if not access.encrypted:
-        return grpc.insecure_channel(server, options=_OPTIONS)
+        return grpc.insecure_channel(server, options=options)
     pem = read_pem(access.tls_ca, access.tls_cert, access.tls_key)
     credentials = grpc.ssl_channel_credentials(pem.authorities, pem.key, pem.chain)
-    return grpc.secure_channel(server, credentials, options=_OPTIONS)
+    return grpc.secure_channel(server, credentials, options=options)
+
+
+def _host(server: str) -> str:
+    return split_address("server", server, lowest_port=1)[0]

@@ -38,6 +38,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     return folder
 
 
+@pytest.fixture
+def proxy_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that sends what goes through a proxy nowhere."""
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_grpc_proxy", "none.invalid")
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all test processes of this session share."""

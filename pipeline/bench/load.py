@@ -26,7 +26,10 @@ from splitcore import packet
 from splitcore.packet import Greeting, Packet
 
 MESSAGE_PACKETS = 64
-OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)  # as devices have; not one for all
+OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),  # a connection each, as devices have; not one for all
+    ("grpc.enable_http_proxy", 0),  # the server is on loopback, whatever http_proxy says
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class _Client:
         self._wake = asyncio.Event()
 
     async def run(self, address: str) -> None:
-        async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
+        async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
             call = channel.stream_stream(packet.STREAM)()
             reader: asyncio.Future[None] | None = None
             try:

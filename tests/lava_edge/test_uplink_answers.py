@@ -254,3 +254,10 @@ def test_plaintext_to_another_machine_needs_saying(bundle):
     with pytest.raises(UsageError, match="not encrypted"):
         Uplink("10.1.2.3:50051", bundle)
     Uplink("10.1.2.3:50051", bundle, insecure=True)
+
+
+@pytest.mark.usefixtures("proxy_that_is_none")
+def test_loopback_needs_no_proxy(bundle):
+    codes = random_code(3)
+    with cloud([bundle]) as server, Uplink(server.address, bundle) as uplink:
+        check_answers(collect(uplink, codes), codes)

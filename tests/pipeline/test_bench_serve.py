@@ -63,6 +63,14 @@ def test_clients_get_every_answer_however_much_they_offer(bundle, pool, rate_per
     assert (found.wrong, found.errors) == (0, 0)
 
 
+@pytest.mark.usefixtures("proxy_that_is_none")
+def test_clients_need_no_proxy(bundle, pool):
+    with cloud([bundle]) as server:
+        found = outcome(server, pool, 300.0)
+    assert found.answered > 0
+    assert found.errors == 0
+
+
 def test_clients_count_answers_that_are_not_as_offline(bundle, pool, tmp_path):
     good = load.Pool.load(str(pool))
     other = replace(good, labels=[label + 1 for label in good.labels])
