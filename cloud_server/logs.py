@@ -1,4 +1,4 @@
-"""Log records as one JSON object a line. Libraries only log; the command line attaches this."""
+"""Log records as lines, with all that the call gave as `extra`. The command line attaches these."""
 
 from __future__ import annotations
 
@@ -9,8 +9,26 @@ from datetime import datetime, timezone
 _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+def _extras(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _PLAIN}
+
+
+class PlainFormatter(logging.Formatter):
+    """For people: level, logger and message, then each `extra` with its name."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is logging's
+        """The line without a traceback."""
+        extras = (
+            f"; {key}: {' '.join(str(value).split())}" for key, value in _extras(record).items()
+        )
+        return super().formatMessage(record) + "".join(extras)
+
+
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, message, then whatever the call gave as `extra`."""
+    """One JSON object: time, level, logger, message, then each `extra` by its name."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -20,7 +38,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        fields.update((key, value) for key, value in vars(record).items() if key not in _PLAIN)
+        fields |= _extras(record)
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
         return json.dumps(fields, default=str)

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from splitcore.errors import UsageError
 
 LATENCY_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+METRICS_HOST = "127.0.0.1"
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -115,9 +116,9 @@ class MetricsPort:
 
     def __init__(self, metrics: Metrics, port: int) -> None:
         try:
-            self._http, self._thread = start_http_server(port, "127.0.0.1", metrics.registry)
+            self._http, self._thread = start_http_server(port, METRICS_HOST, metrics.registry)
         except (OSError, OverflowError):
-            raise UsageError(f"metrics port: {port} cannot be bound on 127.0.0.1") from None
+            raise UsageError(f"metrics port: {port} cannot be bound on {METRICS_HOST}") from None
         self.port = self._http.server_port
 
     def close(self) -> None:

@@ -58,12 +58,12 @@ def serve(
     bundles: list[Path],
     listen: str = "127.0.0.1:0",
     *,
-    ready: Callable[[str], None] = lambda address: None,
+    ready: Callable[[Ready], None] = lambda where: None,
     **options: Any,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then answer what was taken and return.
 
-    `options` are the further fields of Options; `ready` is called once with the bound address.
+    `options` are the further fields of Options; `ready` is called once.
     Raises UsageError, BundleError, OverflowBoundError or LinkError before anything is served.
     """
 
@@ -73,7 +73,7 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         chosen = Options(listen=listen, **options)
-        await _serve(bundles, chosen, lambda where: ready(where.address), stop.wait)
+        await _serve(bundles, chosen, ready, stop.wait)
 
     asyncio.run(main())
 

@@ -276,11 +276,14 @@ def serve(
         bool, typer.Option(help="Allow plaintext on other addresses than loopback.")
     ] = False,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Prometheus metrics on this loopback port.")
+        int | None, typer.Option(help="Prometheus metrics on this loopback port; 0 picks one.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Serve the cloud half of one or more bundles over gRPC until SIGTERM or Ctrl-C."""
+    """Serve the cloud half of one or more bundles over gRPC until SIGTERM or Ctrl-C.
+
+    With --json the log on stderr is JSON as well, one object a line.
+    """
     from pipeline import serve as work
 
     work.run(

@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cloud_server.logs import JsonFormatter, PlainFormatter
+
 EXIT_MISMATCH = 1  # engines that should agree did not
 EXIT_INPUT = 2
 
@@ -58,8 +60,15 @@ def own_stdout() -> Iterator[TextIO]:
 
 def configure_logging(verbose: bool) -> None:
     """Warnings on stderr; with verbose, what the libraries of this project say as well."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING)
+    _log_as(PlainFormatter())
+
+
+def log_json() -> None:
+    """From here on each log record is a line of JSON."""
+    _log_as(JsonFormatter())
+
+
+def _log_as(formatter: logging.Formatter) -> None:
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(formatter)

@@ -325,7 +325,7 @@ def test_sigterm_under_load_ends_the_process_cleanly(bundle):
     codes = random_code(50)
     script = (
         "import sys; from pathlib import Path; from cloud_server.server import serve;"
-        "serve([Path(sys.argv[1])], ready=lambda at: print(at, flush=True), threads=1)"
+        "serve([Path(sys.argv[1])], ready=lambda at: print(at.address, flush=True), threads=1)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(bundle.path)],
