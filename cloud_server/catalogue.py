@@ -56,18 +56,22 @@ class Catalogue:
         return bundles
 
     async def publish(self, bundle: Bundle) -> None:
-        """Load a bundle and serve it to new streams."""
+        """Serve a bundle to new streams. It is loaded, unless old streams still use it."""
+        digest = bytes.fromhex(bundle.digest)
+        known = [old for old in self._retired if old.digest == digest]
+        served = known[0] if known else await self._load(bundle)
+        self._retired = [old for old in self._retired if old is not served]
+        self._retired += self._service.publish(served)
+        log.info("bundle in service", extra={"bundle": served.name, "digest": bundle.digest})
+
+    async def _load(self, bundle: Bundle) -> Served:
         engine = await self._replicas.load(bundle)
         batcher = Batcher(engine, self._limits)
         # A first batch tells the model's speed, from which streams get their credit.
         empty = (Part(0, Bitmap.id, bytes(spikes.packed_size(bundle.manifest.spike_shape))),)
         await asyncio.gather(*(batcher.submit_one(empty) for _ in range(WARM_BATCH)))
         batcher.on_batch = self._service.metrics.batch
-        digest = bytes.fromhex(bundle.digest)
-        self._retired += self._service.publish(bundle.manifest, digest, batcher)
-        log.info(
-            "bundle in service", extra={"bundle": bundle.manifest.name, "digest": bundle.digest}
-        )
+        return Served.of(bundle, batcher)
 
     async def watch(self, every_s: float) -> None:
         """For ever: publish new versions, forget old ones that no stream uses any more.

@@ -19,7 +19,7 @@ from cloud_server.batching import Batcher
 from cloud_server.metrics import Metrics
 from cloud_server.predict import Part, Parts, Scored
 from splitcore import packet
-from splitcore.bundle import Manifest
+from splitcore.bundle import Bundle
 from splitcore.codec.codec import longest_payload
 from splitcore.errors import PacketError
 from splitcore.packet import Greeting, Packet
@@ -66,6 +66,12 @@ class Served:
     batcher: Batcher
     conversations: int = 0
 
+    @classmethod
+    def of(cls, bundle: Bundle, batcher: Batcher) -> Served:
+        """A version that the batcher computes."""
+        manifest, digest = bundle.manifest, bytes.fromhex(bundle.digest)
+        return cls(manifest.name, manifest.steps, math.prod(manifest.code_shape), digest, batcher)
+
     def check(self, received: Packet) -> None:
         """Raise PacketError for what is not worth holding: no step of a sample, too many bytes."""
         sample, size = received.sample, len(received.payload)
@@ -100,18 +106,16 @@ class Service:
         self._served: OrderedDict[bytes, Served] = OrderedDict()
         self._answers: OrderedDict[tuple[bytes, bytes, int], tuple[int, Answer]] = OrderedDict()
 
-    def publish(self, manifest: Manifest, digest: bytes, batcher: Batcher) -> list[Served]:
+    def publish(self, served: Served) -> list[Served]:
         """Serve this bundle version to new streams. Returns those it pushed out of service.
 
         Streams that are open on a version pushed out go on to their end.
         """
-        step_spikes = math.prod(manifest.code_shape)
-        served = Served(manifest.name, manifest.steps, step_spikes, digest, batcher)
-        self._served[digest] = served
-        versions = [served for served in self._served.values() if served.name == manifest.name]
+        self._served[served.digest] = served
+        versions = [each for each in self._served.values() if each.name == served.name]
         pushed_out = versions[: -self.limits.versions]
-        for served in pushed_out:
-            del self._served[served.digest]
+        for old in pushed_out:
+            del self._served[old.digest]
         return pushed_out
 
     @property

@@ -23,7 +23,7 @@ from cloud_server.batching import Batcher, BatchLimits
 from cloud_server.endpoint import Endpoint, ServerLimits
 from cloud_server.metrics import Metrics
 from cloud_server.predict import Parts, Predictor, Scored
-from cloud_server.service import Service, ServiceLimits
+from cloud_server.service import Served, Service, ServiceLimits
 from lava_edge.uplink import Patience, Uplink
 from splitcore.bundle import Bundle, open_bundle
 from splitcore.codec.context import CodeContext
@@ -124,7 +124,7 @@ def cloud(
         models = [Model(context) for context in contexts]
         for bundle, model in zip(bundles, models, strict=True):
             batcher = Batcher(model, batch or BatchLimits(), service.metrics.batch)
-            service.publish(bundle.manifest, bytes.fromhex(bundle.digest), batcher)
+            service.publish(Served.of(bundle, batcher))
         endpoint = Endpoint(service, limits or ServerLimits(grace_s=5), max_message, interceptors)
         address = await endpoint.listen(f"127.0.0.1:{port}", credentials)
         await endpoint.open()

@@ -15,6 +15,7 @@ from cloud_server.service import Service, ServiceLimits
 from splitcore import tail
 from splitcore.bundle import open_bundle
 from splitcore.errors import BundleError, LinkError
+from splitcore.packet import Greeting, pack_hello
 from tests.link import CodeContext, Model
 from tests.tiny_bundle import make_bundle
 
@@ -28,11 +29,13 @@ class Stand(Replicas):
         self.slots, self.ahead = 1, 0
         self.no_load: list[Exception] = []
         self.no_unload: list[Exception] = []
+        self.loaded: list[str] = []
         self.unloaded: list[str] = []
 
     async def load(self, bundle):
         if self.no_load:
             raise self.no_load.pop(0)
+        self.loaded.append(bundle.digest)
         return Model(CodeContext(bundle.manifest.spike_shape, bundle.manifest.code_rates))
 
     async def unload(self, digest):
@@ -183,6 +186,25 @@ def test_folder_that_goes_while_it_is_looked_at_does_not_end_the_watch(tmp_path,
         async with watched.watching():
             monkeypatch.setattr("cloud_server.catalogue.open_bundle", replaced)
             await watched.serves(make_bundle(tmp_path / "model", seed=2))
+
+    run(main())
+
+
+def test_version_that_comes_back_while_a_stream_uses_it_is_not_loaded_again(tmp_path):
+    async def main():
+        first = make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            hello = pack_hello(Greeting(bytes.fromhex(first.digest), bytes(16)))
+            stream = watched.service.greet(hello, print)
+            second = make_bundle(tmp_path / "model", seed=2)
+            await watched.serves(second)
+            await watched.serves(make_bundle(tmp_path / "model", seed=1))
+            stream.close()
+            while watched.replicas.unloaded != [second.digest]:
+                await asyncio.sleep(LOOK_S)
+            await watched.serves(make_bundle(tmp_path / "model", seed=3))
+            assert watched.replicas.loaded.count(first.digest) == 1
 
     run(main())
 

@@ -10,6 +10,7 @@ from cloud_server.metrics import Metrics
 from cloud_server.service import (
     Conversation,
     RefusedError,
+    Served,
     Service,
     ServiceLimits,
     WindowError,
@@ -39,9 +40,7 @@ class Bench:
         self.context = CodeContext(bundle.manifest.spike_shape, bundle.manifest.code_rates)
         self.model = Model(self.context)
         self.service = Service(ServiceLimits(**limits), Metrics())
-        self.service.publish(
-            bundle.manifest, self.digest, Batcher(self.model, BatchLimits(slots=1))
-        )
+        self.service.publish(Served.of(bundle, Batcher(self.model, BatchLimits(slots=1))))
         self.replies = []
         self.talk = self.open()
 
@@ -354,9 +353,9 @@ def test_new_version_is_served_beside_the_old_and_pushes_out_the_oldest(bundle, 
     versions = [make_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
     batcher = Batcher(bench.model, BatchLimits())
     digests = [bytes.fromhex(version.digest) for version in versions]
-    assert bench.service.publish(versions[0].manifest, digests[0], batcher) == []
+    assert bench.service.publish(Served.of(versions[0], batcher)) == []
     bench.open()  # the old one is still served
-    (out,) = bench.service.publish(versions[1].manifest, digests[1], batcher)
+    (out,) = bench.service.publish(Served.of(versions[1], batcher))
     assert out.digest == bench.digest
     assert out.conversations == 2  # and its streams go on
     with pytest.raises(RefusedError, match="is not served here"):
