@@ -56,13 +56,25 @@ class Catalogue:
         return bundles
 
     async def publish(self, bundle: Bundle) -> None:
-        """Serve a bundle to new streams. It is loaded, unless old streams still use it."""
+        """Serve a bundle to new streams, as its folder's newest.
+
+        It is loaded, unless it is in service or old streams still use it. Raises UsageError where
+        a bundle of another folder has its name, and what loading it raises.
+        """
+        self._check(bundle)
         digest = bytes.fromhex(bundle.digest)
-        known = [old for old in self._retired if old.digest == digest]
+        known = [old for old in (*self._service.served, *self._retired) if old.digest == digest]
         served = known[0] if known else await self._load(bundle)
+        served.folder = bundle.path
         self._retired = [old for old in self._retired if old is not served]
         self._retired += self._service.publish(served)
         log.info("bundle in service", extra={"bundle": served.name, "digest": bundle.digest})
+
+    def _check(self, bundle: Bundle) -> None:
+        name = bundle.manifest.name
+        for other in self._service.served:
+            if other.name == name and other.folder != bundle.path:
+                raise UsageError(f"{bundle.path}: its name, {name}, is that of {other.folder}, too")
 
     async def _load(self, bundle: Bundle) -> Served:
         engine = await self._replicas.load(bundle)
@@ -94,8 +106,7 @@ class Catalogue:
             return
         try:
             bundle = await asyncio.to_thread(open_bundle, folder.path)
-            if bytes.fromhex(bundle.digest) not in {old.digest for old in self._service.served}:
-                await self.publish(bundle)
+            await self.publish(bundle)
         except Exception as error:  # the version in service goes on
             why = str(error)
             if why != folder.refused:

@@ -3,7 +3,7 @@
     hello ── Service.greet ──> Conversation ── message ── .receive ──> replies, now and later
     request ── Service.classify ──> answer
 
-A bundle is named by its digest. Several are served at once, and of each name the newest versions:
+A bundle is named by its digest. Several are served at once, and of each folder the newest versions:
 a new one is published while edges still speak to the old one.
 """
 
@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cloud_server.batching import Batcher
 from cloud_server.metrics import Metrics
@@ -41,7 +42,7 @@ class WindowError(Exception):
 class ServiceLimits:
     """window: most samples that a stream may have sent and not acknowledged as answered; a slow
     model with many streams gives less, but never below min_window. versions: how many of each
-    bundle name new streams can ask for. remembered: answers kept for resends after a reconnect.
+    folder new streams can ask for. remembered: answers kept for resends after a reconnect.
     rejected: damaged packets in one stream before it is closed.
     """
 
@@ -59,6 +60,7 @@ class Served:
     step_spikes: how many neurons its code has.
     """
 
+    folder: Path
     name: str
     steps: int
     step_spikes: int
@@ -70,7 +72,8 @@ class Served:
     def of(cls, bundle: Bundle, batcher: Batcher) -> Served:
         """A version that the batcher computes."""
         manifest, digest = bundle.manifest, bytes.fromhex(bundle.digest)
-        return cls(manifest.name, manifest.steps, math.prod(manifest.code_shape), digest, batcher)
+        step_spikes = math.prod(manifest.code_shape)
+        return cls(bundle.path, manifest.name, manifest.steps, step_spikes, digest, batcher)
 
     def check(self, received: Packet) -> None:
         """Raise PacketError for what is not worth holding: no step of a sample, too many bytes."""
@@ -107,12 +110,13 @@ class Service:
         self._answers: OrderedDict[tuple[bytes, bytes, int], tuple[int, Answer]] = OrderedDict()
 
     def publish(self, served: Served) -> list[Served]:
-        """Serve this bundle version to new streams. Returns those it pushed out of service.
+        """Serve this version to new streams, as its folder's newest, even where it is served now.
 
-        Streams that are open on a version pushed out go on to their end.
+        Returns those it pushed out of service; streams that are open on them go on to their end.
         """
         self._served[served.digest] = served
-        versions = [each for each in self._served.values() if each.name == served.name]
+        self._served.move_to_end(served.digest)
+        versions = [each for each in self._served.values() if each.folder == served.folder]
         pushed_out = versions[: -self.limits.versions]
         for old in pushed_out:
             del self._served[old.digest]

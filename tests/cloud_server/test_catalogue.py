@@ -48,16 +48,17 @@ class Stand(Replicas):
 
 
 class Watched:
-    """A catalogue of one folder that is looked at all the time."""
+    """A catalogue of folders that are looked at all the time."""
 
-    def __init__(self, path) -> None:
+    def __init__(self, *paths, versions=1) -> None:
         self.replicas = Stand()
-        self.service = Service(ServiceLimits(versions=1), Metrics())
-        self.catalogue = Catalogue([path], self.service, self.replicas, BatchLimits())
+        self.service = Service(ServiceLimits(versions=versions), Metrics())
+        self.catalogue = Catalogue(list(paths), self.service, self.replicas, BatchLimits())
 
-    async def serves(self, bundle):
-        """Wait until this version is the one in service."""
-        while [one.digest.hex() for one in self.service.served] != [bundle.digest]:
+    async def serves(self, *bundles):
+        """Wait until these versions are in service, the newest last."""
+        expected = [bundle.digest for bundle in bundles]
+        while [one.digest.hex() for one in self.service.served] != expected:
             await asyncio.sleep(LOOK_S)
 
     @contextlib.asynccontextmanager
@@ -207,6 +208,50 @@ def test_version_that_comes_back_while_a_stream_uses_it_is_not_loaded_again(tmp_
             assert watched.replicas.loaded.count(first.digest) == 1
 
     run(main())
+
+
+def test_version_that_comes_back_while_it_is_served_is_the_newest_again(tmp_path):
+    async def main():
+        model = tmp_path / "model"
+        first = make_bundle(model, seed=1)
+        watched = Watched(model, versions=2)
+        async with watched.watching():
+            second = make_bundle(model, seed=2)
+            await watched.serves(first, second)
+            make_bundle(model, seed=1)
+            await watched.serves(second, first)
+            third = make_bundle(model, seed=3)
+            await watched.serves(first, third)
+            assert watched.replicas.loaded == [first.digest, second.digest, third.digest]
+
+    run(main())
+
+
+def test_version_under_a_new_name_pushes_out_the_oldest_of_its_folder(tmp_path):
+    async def main():
+        model = tmp_path / "model"
+        make_bundle(model, seed=1, name="run-1")
+        watched = Watched(model)
+        async with watched.watching():
+            await watched.serves(make_bundle(model, seed=2, name="run-2"))
+
+    run(main())
+
+
+def test_version_with_the_name_of_another_folders_is_refused(tmp_path, caplog):
+    async def main():
+        one = make_bundle(tmp_path / "one", seed=1, name="one")
+        two = make_bundle(tmp_path / "two", seed=2, name="two")
+        watched = Watched(one.path, two.path)
+        async with watched.watching():
+            make_bundle(two.path, seed=3, name="one")
+            while not refusals(caplog):
+                await asyncio.sleep(LOOK_S)
+            await watched.serves(one, two)
+
+    run(main())
+    two, one = tmp_path / "two", tmp_path / "one"
+    assert refusals(caplog) == [f"{two}: its name, one, is that of {one}, too"]
 
 
 def test_version_that_cannot_be_unloaded_does_not_end_the_watch(tmp_path, caplog):

@@ -348,9 +348,9 @@ def test_memory_of_answers_is_bounded(bundle):
     asyncio.run(main())
 
 
-def test_new_version_is_served_beside_the_old_and_pushes_out_the_oldest(bundle, tmp_path):
-    bench = Bench(bundle)
-    versions = [make_bundle(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+def test_new_version_is_served_beside_the_old_and_pushes_out_the_oldest(tmp_path):
+    bench = Bench(make_bundle(tmp_path / "model"))
+    versions = [make_bundle(tmp_path / "model", seed=seed) for seed in (1, 2)]
     batcher = Batcher(bench.model, BatchLimits())
     digests = [bytes.fromhex(version.digest) for version in versions]
     assert bench.service.publish(Served.of(versions[0], batcher)) == []

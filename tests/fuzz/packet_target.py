@@ -54,7 +54,7 @@ def one_input(data: bytes) -> None:
         except PacketError:
             continue
     replies: list[Any] = []
-    served = Served("fuzz", STEPS, STEP_SPIKES, DIGEST, Swallow())  # type: ignore[arg-type]
+    served = Served(Path(), "fuzz", STEPS, STEP_SPIKES, DIGEST, Swallow())  # type: ignore[arg-type]
     talk = Conversation(_service(), served, SESSION, replies.extend)
     try:
         while data:
