@@ -43,6 +43,7 @@ class Catalogue:
         self._folders = [_Folder(path) for path in paths]
         self._service, self._replicas, self._limits = service, replicas, limits
         self._retired: list[Served] = []
+        self.max_message_bytes = 0  # what the server reads at most; known once `open` was called
 
     def open(self) -> list[Bundle]:
         """Open every folder. Raises BundleError, and UsageError for two bundles of one name."""
@@ -53,13 +54,15 @@ class Catalogue:
         names = [bundle.manifest.name for bundle in bundles]
         if len(set(names)) != len(names):
             raise UsageError(f"serve: two of the bundles have one name ({', '.join(names)})")
+        self.max_message_bytes = max(map(message_limit, bundles))
         return bundles
 
     async def publish(self, bundle: Bundle) -> None:
         """Serve a bundle to new streams, as its folder's newest.
 
         It is loaded, unless it is in service or old streams still use it. Raises UsageError where
-        a bundle of another folder has its name, and what loading it raises.
+        a bundle of another folder has its name or its messages would not be read, and what loading
+        it raises.
         """
         self._check(bundle)
         digest = bytes.fromhex(bundle.digest)
@@ -75,6 +78,12 @@ class Catalogue:
         for other in self._service.served:
             if other.name == name and other.folder != bundle.path:
                 raise UsageError(f"{bundle.path}: its name, {name}, is that of {other.folder}, too")
+        needed = message_limit(bundle)
+        if needed > self.max_message_bytes:
+            raise UsageError(
+                f"{bundle.path}: needs messages of {needed:,} bytes, this server was started for "
+                f"{self.max_message_bytes:,}; start it again"
+            )
 
     async def _load(self, bundle: Bundle) -> Served:
         engine = await self._replicas.load(bundle)
@@ -141,8 +150,7 @@ def _stamp(path: Path) -> _Stamp:
     return tuple((name, at.st_ino, at.st_size, at.st_mtime_ns) for name, at in found)
 
 
-def message_limit(bundles: list[Bundle]) -> int:
+def message_limit(bundle: Bundle) -> int:
     """Bytes of the largest message worth reading: an uplink fills 32 KiB, then adds one packet."""
-    shapes = [bundle.manifest.spike_shape for bundle in bundles]
-    largest = max(largest_group(shape) * spikes.packed_size(shape) for shape in shapes)
-    return (64 << 10) + 2 * largest
+    shape = bundle.manifest.spike_shape
+    return (64 << 10) + 2 * largest_group(shape) * spikes.packed_size(shape)

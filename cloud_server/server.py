@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cloud_server.batching import BatchLimits
-from cloud_server.catalogue import Catalogue, message_limit
+from cloud_server.catalogue import Catalogue
 from cloud_server.endpoint import Endpoint, ServerLimits, background
 from cloud_server.metrics import Metrics, MetricsPort
 from cloud_server.replicas import LocalReplicas, Replicas
@@ -153,7 +153,7 @@ async def _serve(
         catalogue = Catalogue(paths, service, replicas, limits)
         opened = await asyncio.to_thread(catalogue.open)
         metrics.backlog.set_function(lambda: catalogue.backlog)
-        server = Endpoint(service, options.limits, message_limit(opened), interceptors)
+        server = Endpoint(service, options.limits, catalogue.max_message_bytes, interceptors)
         port = None
         if options.metrics_port is not None:
             http = MetricsPort(metrics, options.metrics_port)

@@ -254,6 +254,25 @@ def test_version_with_the_name_of_another_folders_is_refused(tmp_path, caplog):
     assert refusals(caplog) == [f"{two}: its name, one, is that of {one}, too"]
 
 
+def test_version_that_needs_larger_messages_than_are_read_is_refused(tmp_path, caplog):
+    async def main():
+        first = make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            longer = first.manifest.model_copy(update={"steps": 64})
+            (first.path / "manifest.json").write_text(longer.model_dump_json())
+            while not refusals(caplog):
+                await asyncio.sleep(LOOK_S)
+            await watched.serves(first)
+
+    run(main())
+    # 64 KiB, and twice 64 samples: of 4 x 48 spikes at first, then of 64 x 48
+    assert refusals(caplog) == [
+        f"{tmp_path / 'model'}: needs messages of 114,688 bytes, this server was started for "
+        "68,608; start it again"
+    ]
+
+
 def test_version_that_cannot_be_unloaded_does_not_end_the_watch(tmp_path, caplog):
     async def main():
         make_bundle(tmp_path / "model", seed=1)
