@@ -16,7 +16,7 @@ from splitcore import spikes
 from splitcore.bundle import Bundle, open_bundle
 from splitcore.codec.bitmap import Bitmap
 from splitcore.codec.context import largest_group
-from splitcore.errors import BundleError, SpikeBottleNetError, UsageError
+from splitcore.errors import InputError, SpikeBottleNetError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _Stamp = tuple[tuple[str, int, int, int], ...]
 @dataclass
 class _Folder:
     path: Path
-    seen: _Stamp = ()  # of the version in service, or of one whose files are damaged
+    seen: _Stamp = ()  # of the version in service, or of one that can never be
     refused: str | None = None  # why the one that is there now is not, as it was logged
 
 
@@ -97,8 +97,8 @@ class Catalogue:
     async def watch(self, every_s: float) -> None:
         """For ever: publish new versions, forget old ones that no stream uses any more.
 
-        What fails is logged. A version that cannot be loaded is tried again at each look; one
-        whose files are damaged when one of them changes, since it may still be on its way there.
+        What fails is logged. A version that its own files keep out of service is tried again when
+        one of them changes, since it may still be on its way there; any other at each look.
         """
         while True:
             await asyncio.sleep(every_s)
@@ -123,7 +123,7 @@ class Catalogue:
                 trace = None if isinstance(error, SpikeBottleNetError) else error
                 extra = {"path": str(folder.path), "why": why}
                 log.error("new bundle refused", exc_info=trace, extra=extra)
-            if isinstance(error, BundleError):
+            if isinstance(error, InputError):
                 folder.seen = stamp
         else:
             folder.seen, folder.refused = stamp, None

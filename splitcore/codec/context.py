@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from splitcore.bundle import Bundle
+from splitcore.bundle import MANIFEST, Bundle
 from splitcore.codec import context_model
 from splitcore.codec.context_model import ContextModel
-from splitcore.errors import CodecError
+from splitcore.errors import BundleError, CodecError
 from splitcore.packet import MAX_GROUP
 from splitcore.spikes import SpikeShape, check_spikes
 
@@ -86,7 +86,10 @@ def largest_group(shape: SpikeShape) -> int:
 
 
 def of_bundle(bundle: Bundle) -> CodeContext:
-    """What a bundle says of its code. Raises BundleError where its context model is damaged."""
+    """What a bundle says of its code. Raises BundleError naming the file that makes no sense."""
     manifest, path = bundle.manifest, bundle.context_path
     model = context_model.load(path, manifest.spike_shape) if path else None
-    return CodeContext(manifest.spike_shape, manifest.code_rates, model)
+    try:
+        return CodeContext(manifest.spike_shape, manifest.code_rates, model)
+    except CodecError as error:
+        raise BundleError(f"{bundle.path / MANIFEST}: {error}") from None

@@ -14,7 +14,7 @@ from cloud_server.replicas import LocalReplicas, Replicas
 from cloud_server.service import Service, ServiceLimits
 from splitcore import tail
 from splitcore.bundle import open_bundle
-from splitcore.errors import BundleError, LinkError
+from splitcore.errors import BundleError, CodecError, LinkError, OverflowBoundError
 from splitcore.packet import Greeting, pack_hello
 from tests.link import CodeContext, Model
 from tests.tiny_bundle import make_bundle
@@ -92,6 +92,25 @@ def test_version_that_cannot_be_loaded_is_tried_again(tmp_path, caplog, error):
 
     run(main())
     assert refusals(caplog) == [str(error)]  # said once, though met three times
+
+
+@pytest.mark.parametrize("error", [BundleError("a"), OverflowBoundError("b"), CodecError("c")])
+def test_version_that_can_never_be_loaded_is_not_tried_again(tmp_path, caplog, error):
+    async def main():
+        make_bundle(tmp_path / "model", seed=1)
+        watched = Watched(tmp_path / "model")
+        async with watched.watching():
+            watched.replicas.no_load = [error] * 1000
+            make_bundle(tmp_path / "model", seed=2)
+            while not refusals(caplog):
+                await asyncio.sleep(LOOK_S)
+            for _ in range(20):
+                await asyncio.sleep(LOOK_S)
+            assert len(watched.replicas.no_load) == 999
+            watched.replicas.no_load = []
+            await watched.serves(make_bundle(tmp_path / "model", seed=3))
+
+    run(main())
 
 
 def test_another_reason_for_a_refusal_is_logged_too(tmp_path, caplog):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from splitcore.bundle import CONTEXT, open_bundle, write_bundle
+from splitcore.bundle import CONTEXT, MANIFEST, open_bundle, write_bundle
 from splitcore.codec import context, context_model
 from splitcore.errors import BundleError
 from tests import tiny_bundle
@@ -42,6 +42,14 @@ def test_of_bundle_model_of_other_shape_raises_bundle_error(tmp_path):
     bundle = with_context(tmp_path, lambda path: context_model.save(model, path))
     with pytest.raises(BundleError, match=CONTEXT):
         context.of_bundle(bundle)
+
+
+def test_of_bundle_code_beyond_any_size_raises_bundle_error(tmp_path):
+    bundle = tiny_bundle.make_bundle(tmp_path / "tiny")
+    manifest = bundle.manifest.model_copy(update={"steps": 1024, "code_shape": (3, 128, 128)})
+    (bundle.path / MANIFEST).write_text(manifest.model_dump_json())
+    with pytest.raises(BundleError, match=MANIFEST):
+        context.of_bundle(open_bundle(bundle.path))
 
 
 def test_open_bundle_changed_context_model_raises_bundle_error(tmp_path):
