@@ -125,6 +125,7 @@ class Exchange:
             self._changed.clear()
             while self._replies:
                 ready, self._replies = self._replies[:MAX_REPLIES], self._replies[MAX_REPLIES:]
+                conversation.given(len(ready))  # once written is too late: the client may be faster
                 await self._sent(self._context.write(packet.pack_replies(ready)))
             if self._ended is not None and not isinstance(self._ended, DrainingError):
                 return self._ended

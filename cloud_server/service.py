@@ -201,9 +201,9 @@ def _part(received: Packet, place: int = 0) -> Part:
 class Conversation:
     """One stream of one client: its credit, its unfinished steps, its replies.
 
-    `reply` gets answers and rejections, or the exception that ends the stream. Each sample begun,
-    and each damaged packet, costs one credit until its reply is acknowledged. A packet of several
-    samples is taken where there is credit for the first.
+    `reply` gets answers and rejections, or the exception that ends the stream; who sends them says
+    so to `given`. Each sample begun, and each damaged packet, costs one credit until its reply is
+    acknowledged. A packet of several samples is taken where there is credit for the first.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class Conversation:
         self.service, self.served = service, served
         self.open = 0  # samples that wait for the model
         self._session, self._reply = session, reply
-        self._begun = self._replied = self._acked = self._rejected = 0
+        self._begun = self._given = self._acked = self._rejected = 0
         self._partial: dict[int, dict[int, Part]] = {}
         # Sent step by step, and answered or on their way: late copies of later steps change
         # nothing, the first step begins the sample again or another one under its id.
@@ -238,6 +238,10 @@ class Conversation:
     def welcome(self) -> bytes:
         """The reply to hello."""
         return packet.pack_welcome(self.window)
+
+    def given(self, replies: int) -> None:
+        """So many more replies are on their way: they may be acknowledged from now on."""
+        self._given += replies
 
     def receive(self, raw: bytes) -> int:
         """Take one message and return how many packets it held, of whole samples one for each.
@@ -269,8 +273,8 @@ class Conversation:
 
     def _acknowledge(self, acked: int) -> None:
         if acked:
-            if not self._acked <= acked <= self._replied:
-                raise PacketError(f"{acked} replies acknowledged of {self._replied} given")
+            if not self._acked <= acked <= self._given:
+                raise PacketError(f"{acked} replies acknowledged of {self._given} given")
             self._acked = acked
 
     def _spend(self, samples: int = 1) -> None:
@@ -310,16 +314,12 @@ class Conversation:
         self.service.metrics.failed("damaged_packet")
         if self._rejected > self.service.limits.rejected:
             raise PacketError(f"{self._rejected} damaged packets in one stream; the last: {error}")
-        self._say([Rejected(sample=sample, reason=str(error))])
-
-    def _say(self, replies: Replies) -> None:
-        self._replied += len(replies)
-        self._reply(replies)
+        self._reply([Rejected(sample=sample, reason=str(error))])
 
     def _begin(self, begun: Begun, sample: int, parts: Parts) -> None:
         known = self.service.recall(self.served, self._session, sample, hash(parts))
         if known is not None:
-            self._say([known])
+            self._reply([known])
             return
         begun.samples.append(sample)
         begun.parts.append(parts)
@@ -337,6 +337,6 @@ class Conversation:
             part = begun.between(first, last)
             for place in outcome.errors:
                 self._settled.pop(part.samples[place], None)
-            self._say(self.service.answer(self.served, self._session, part, outcome))
+            self._reply(self.service.answer(self.served, self._session, part, outcome))
 
         self.served.batcher.submit(begun.parts, done)

@@ -46,7 +46,13 @@ class Bench:
 
     def open(self, session=SESSION) -> Conversation:
         hello = packet.pack_hello(Greeting(self.digest, session))
-        return self.service.greet(hello, self.replies.extend)
+
+        def reply(replies):
+            self.replies += replies
+            talk.given(len(replies))
+
+        talk = self.service.greet(hello, reply)
+        return talk
 
     def packet(self, sample, code):
         return Packet(sample, 0, *encode_best(code, self.context))
@@ -250,6 +256,16 @@ async def test_unfinished_samples_cost_credit(bench):
 async def test_more_acknowledged_than_answered_is_an_error(bench):
     with pytest.raises(PacketError, match="3 replies acknowledged of 0 given"):
         bench.send(acked=3)
+
+
+@served
+async def test_reply_that_is_not_on_its_way_cannot_be_acknowledged(bench):
+    (code,) = random_code(1)
+    bench.talk.given = lambda replies: None
+    bench.send(bench.packet(1, code))
+    await bench.settle()
+    with pytest.raises(PacketError, match="1 replies acknowledged of 0 given"):
+        bench.send(acked=1)
 
 
 @served

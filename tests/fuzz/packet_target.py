@@ -55,7 +55,12 @@ def one_input(data: bytes) -> None:
             continue
     replies: list[Any] = []
     served = Served(Path(), "fuzz", STEPS, STEP_SPIKES, DIGEST, Swallow())  # type: ignore[arg-type]
-    talk = Conversation(_service(), served, SESSION, replies.extend)
+
+    def reply(given: Any) -> None:
+        replies.extend(given)
+        talk.given(len(given))
+
+    talk = Conversation(_service(), served, SESSION, reply)
     try:
         while data:
             length = int.from_bytes(data[:2], "big")
