@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cloud_server.batching import OverloadError
-from cloud_server.exchange import DrainingError, Exchange, UnreadError
+from cloud_server.exchange import DrainingError, Exchange, IdleError, UnreadError
 from cloud_server.security import Rates, peer_host
 from cloud_server.service import RefusedError, Service, WindowError
 from splitcore import packet, wire_pb2
@@ -110,7 +110,7 @@ class Endpoint:
         self._ready = False
         await self._health.set(SERVICE, _NOT_SERVING)
         for exchange in self._streams:
-            exchange.drain()
+            exchange.end(DrainingError("the server is being stopped"))
         await self._server.stop(self.limits.grace_s)
 
     async def sweep(self, every_s: float) -> None:
@@ -123,7 +123,7 @@ class Endpoint:
                 if exchange.writing_since < silent:
                     exchange.cut(UnreadError(f"no reply was read for {idle_s:g} s"))
                 elif exchange.last_active < silent and not exchange.waits:
-                    exchange.drain()
+                    exchange.end(IdleError(f"nothing was said for {idle_s:g} s"))
 
     async def _classify(self, raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         try:
@@ -171,9 +171,10 @@ class Endpoint:
             text = "the server failed; its log says why"
         else:
             log.info("call refused", extra={"peer": context.peer(), "kind": kind, "why": text})
-        hint = error.retry_ms if isinstance(error, OverloadError) else None
-        trailing = () if hint is None else ((packet.PUSHBACK, str(hint)),)
-        await context.abort(code, text, trailing_metadata=trailing)
+        trailing = [(packet.KIND, kind)]
+        if isinstance(error, OverloadError):
+            trailing.append((packet.PUSHBACK, str(error.retry_ms)))
+        await context.abort(code, text, trailing_metadata=tuple(trailing))
 
 
 def _status(error: Exception) -> tuple[str, grpc.StatusCode]:
@@ -188,6 +189,8 @@ def _status(error: Exception) -> tuple[str, grpc.StatusCode]:
             return "window", grpc.StatusCode.RESOURCE_EXHAUSTED
         case UnreadError():
             return "unread", grpc.StatusCode.UNAVAILABLE
+        case IdleError():
+            return "idle", grpc.StatusCode.UNAVAILABLE
         case DrainingError():
             return "draining", grpc.StatusCode.UNAVAILABLE
         case _:

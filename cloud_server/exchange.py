@@ -22,6 +22,10 @@ class DrainingError(Exception):
     """The server is going away; the client should look for it again soon."""
 
 
+class IdleError(Exception):
+    """A client that says nothing and waits for nothing; it may come back when it has samples."""
+
+
 class UnreadError(Exception):
     """A client that takes no replies; it should make its connection anew."""
 
@@ -77,11 +81,11 @@ class Exchange:
             await asyncio.gather(self._reader, return_exceptions=True)
             conversation.close()
 
-    def drain(self) -> None:
-        """Take no more packets; end once the samples already taken are answered."""
+    def end(self, error: DrainingError | IdleError) -> None:
+        """Take no more packets; end with this once the samples already taken are answered."""
         if self._reader is not None:
             self._reader.cancel()
-        self._ended = self._ended or DrainingError("the server is being stopped")
+        self._ended = self._ended or error
         self._changed.set()
 
     def cut(self, error: Exception) -> None:
@@ -127,7 +131,7 @@ class Exchange:
                 ready, self._replies = self._replies[:MAX_REPLIES], self._replies[MAX_REPLIES:]
                 conversation.given(len(ready))  # once written is too late: the client may be faster
                 await self._sent(self._context.write(packet.pack_replies(ready)))
-            if self._ended is not None and not isinstance(self._ended, DrainingError):
+            if self._ended is not None and not isinstance(self._ended, DrainingError | IdleError):
                 return self._ended
             if conversation.open == 0 and (self._no_more or self._ended is not None):
                 return self._ended

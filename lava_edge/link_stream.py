@@ -44,13 +44,14 @@ class Broken:
         """What a gRPC failure means to us."""
         assert isinstance(error, grpc.Call)
         code, details = error.code(), error.details()
+        trailing: dict[str, object] = dict(error.trailing_metadata() or ())  # type: ignore
         if code is grpc.StatusCode.CANCELLED:
             return cls("it does not answer")
-        if code is grpc.StatusCode.UNAVAILABLE:
+        if code is grpc.StatusCode.UNAVAILABLE and packet.KIND not in trailing:  # gRPC's own words
             return cls(f"it cannot be reached ({details}); does it run, is the address right?")
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return cls("it is no spikebottlenet server", fatal=True)
-        hint = str(dict(error.trailing_metadata() or ()).get(packet.PUSHBACK, ""))  # type: ignore
+        hint = str(trailing.get(packet.PUSHBACK, ""))
         pause_s = int(hint) / 1e3 if hint.isascii() and hint.isdecimal() else 0.0
         return cls(str(details), fatal=code in _FATAL, pause_s=min(MAX_PAUSE_S, pause_s))
 

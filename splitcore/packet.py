@@ -34,6 +34,7 @@ MAX_ENVELOPE_BYTES = 24  # a packet's size in a ToCloud, less its payload
 
 CLASSIFY = "/spikebottlenet.v1.Cloud/Classify"
 STREAM = "/spikebottlenet.v1.Cloud/Stream"
+KIND = "spikebottlenet-kind"  # trailing metadata of a refusal: our server's word for why
 PUSHBACK = "grpc-retry-pushback-ms"  # trailing metadata of a refusal: when to come again
 
 _CHECKED = struct.Struct("<I32sQIBB")

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cloud_server.endpoint import SERVICE, ServerLimits
 from cloud_server.logs import JsonFormatter
 from cloud_server.server import running
+from lava_edge.link_stream import Broken
 from lava_edge.uplink import Uplink
 from splitcore import packet
 from splitcore.codec.registry import encode_best
@@ -278,6 +279,26 @@ def test_silent_stream_is_closed_and_the_edge_comes_back(bundle):
         with Uplink(server.address, bundle, patience=QUICK) as uplink:
             until(lambda: uplink._connection._stream is None)
             assert len(list(uplink.classify(enumerate(codes)))) == 4
+
+
+def test_silent_stream_is_told_that_it_was_silent(bundle):
+    over = threading.Event()
+
+    def requests():
+        yield packet.pack_hello(Greeting(bytes.fromhex(bundle.digest), bytes(16)))
+        over.wait(60)
+
+    with cloud([bundle], limits=ServerLimits(idle_s=0.2)) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            call = channel.stream_stream(packet.STREAM)(requests())
+            next(call)
+            server.call(lambda: server.loop.create_task(server.endpoint.sweep(0.01)))
+            with pytest.raises(grpc.RpcError) as ended:
+                next(call)
+            over.set()
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert Broken.of(ended.value).text == "nothing was said for 0.2 s"  # no advice: it runs
+        assert server.metric("errors_total", kind="idle") == 1
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff" * 50, b"\x0a\x00", bytes(1000)])
