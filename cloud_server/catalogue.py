@@ -144,7 +144,8 @@ class Catalogue:
 
 def _stamp(path: Path) -> _Stamp:
     try:
-        found = sorted((each.name, each.stat()) for each in os.scandir(path))
+        with os.scandir(path) as entries:  # a file may go before its turn comes
+            found = sorted((each.name, each.stat()) for each in entries)
     except OSError:
         return ()
     return tuple((name, at.st_ino, at.st_size, at.st_mtime_ns) for name, at in found)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from cloud_server.batching import BatchLimits
-from cloud_server.catalogue import Catalogue
+from cloud_server.catalogue import Catalogue, _stamp
 from cloud_server.metrics import Metrics
 from cloud_server.replicas import LocalReplicas, Replicas
 from cloud_server.service import Service, ServiceLimits
@@ -290,6 +290,11 @@ def test_version_that_needs_larger_messages_than_are_read_is_refused(tmp_path, c
         f"{tmp_path / 'model'}: needs messages of 114,688 bytes, this server was started for "
         "68,608; start it again"
     ]
+
+
+def test_look_at_a_folder_whose_file_goes_meanwhile_leaves_nothing_open(tmp_path):
+    (tmp_path / "gone").symlink_to("nowhere")
+    assert _stamp(tmp_path) == ()  # what is left open is a warning, and that an error
 
 
 def test_version_that_cannot_be_unloaded_does_not_end_the_watch(tmp_path, caplog):
