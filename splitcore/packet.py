@@ -140,7 +140,7 @@ def pack(packets: Sequence[Packet], digest: bytes, acked: int = 0) -> bytes:
 
 
 def parse(raw: bytes) -> wire.ToCloud:
-    """A message of a stream, not yet checked. Raises PacketError for bytes that are none."""
+    """What `pack` made, its packets to be `checked`. Raises PacketError for bytes that are none."""
     received = _parse(wire.ToCloud, raw)
     if received.HasField("hello"):
         raise PacketError("packet: expected packets, got a second hello")
@@ -155,12 +155,6 @@ def checked(received: wire.Packet, digest: bytes) -> Packet:
             f"packet of sample {packet.sample}: wrong checksum; damaged, or of another bundle"
         )
     return packet
-
-
-def unpack(raw: bytes, digest: bytes) -> tuple[list[Packet], int]:
-    """The inverse of `pack`: packets and acked. Raises PacketError where any of it is damaged."""
-    received = parse(raw)
-    return [checked(one, digest) for one in received.packets], received.acked
 
 
 def pack_hello(greeting: Greeting) -> bytes:
