@@ -275,6 +275,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option(help="Allow plaintext on other addresses than loopback.")
     ] = False,
+    packets_per_s: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most packets a second of one peer; default: no limit."),
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Prometheus metrics on this loopback port; 0 picks one.")
     ] = None,
@@ -297,6 +301,7 @@ def serve(
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
         insecure=insecure,
+        packets_per_s=packets_per_s,
         metrics_port=metrics_port,
         as_json=as_json,
     )

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cloud_server.endpoint import ServerLimits
 from cloud_server.metrics import METRICS_HOST
 from cloud_server.server import Ready, serve
 from pipeline.console import log_json, own_stdout
 
 
-def run(bundles: list[Path], *, listen: str, as_json: bool, **options: Any) -> None:
+def run(
+    bundles: list[Path], *, listen: str, as_json: bool, packets_per_s: int | None, **options: Any
+) -> None:
     """Serve until SIGTERM or Ctrl-C. One line on stdout says what was bound; as_json: in JSON, as
     is the log."""
     if as_json:
@@ -22,7 +25,8 @@ def run(bundles: list[Path], *, listen: str, as_json: bool, **options: Any) -> N
             stdout.write(_as_json(where, bundles) if as_json else _in_words(where))
             stdout.flush()
 
-        serve(bundles, listen, ready=ready, **options)
+        limits = ServerLimits(packets_per_s=packets_per_s)
+        serve(bundles, listen, ready=ready, limits=limits, **options)
 
 
 def _as_json(where: Ready, bundles: list[Path]) -> str:

@@ -6,8 +6,12 @@ import sys
 import urllib.request
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
+from splitcore import packet
+from splitcore.codec.bitmap import Bitmap
+from splitcore.packet import Greeting, Packet
 from tests.tiny_bundle import make_bundle
 
 
@@ -54,3 +58,16 @@ def test_ready_line_and_log_are_for_people_otherwise(bundle):
     assert logged.startswith(
         f"ERROR cloud_server.catalogue: new bundle refused; path: {bundle.path}; why: "
     )
+
+
+def test_peer_over_its_rate_is_told_when_to_come_again(bundle):
+    greeting = Greeting(bytes.fromhex(bundle.digest), bytes(16))
+    request = packet.pack_request(Packet(1, 0, Bitmap.id, bytes(24)), greeting)
+    with serving(bundle, "--json", "--packets-per-s", "1") as process:
+        address = json.loads(process.stdout.readline())["listening"]
+        with grpc.insecure_channel(address, options=(("grpc.enable_retries", 0),)) as channel:
+            classify = channel.unary_unary(packet.CLASSIFY)
+            calls = [classify.future(request) for _ in range(8)]
+            refused = [call for call in calls if call.code() is not grpc.StatusCode.OK]
+            assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            assert all(packet.PUSHBACK in dict(call.trailing_metadata()) for call in refused)
