@@ -131,7 +131,7 @@ class RayReplicas(Replicas):
                 **({} if self._address else self._local_options()),
             )
             serve.start(proxy_location="Disabled", logging_config=_QUIET)
-        except (RayError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # a bare one where Ray's processes do not come up in time
             where = self._address or "this machine"
             raise LinkError(f"ray: cannot be used on {where} ({error})") from None
 
@@ -163,14 +163,13 @@ class RayReplicas(Replicas):
             raise LinkError(f"ray: bundle {bundle.path} does not start there ({error})") from None
 
     def _stop(self) -> None:
-        if not ray.is_initialized():
-            return
-        if self._address is None:
-            serve.shutdown()
-        else:
-            for digest in self._apps:
-                serve.delete(_app(digest))
-        ray.shutdown()
+        if ray.is_initialized():
+            if self._address is None:
+                serve.shutdown()
+            else:
+                for digest in self._apps:
+                    serve.delete(_app(digest))
+            ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

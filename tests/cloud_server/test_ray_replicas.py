@@ -16,7 +16,7 @@ from lava_edge.uplink import Uplink
 from splitcore.bundle import open_bundle
 from splitcore.codec import context
 from splitcore.codec.registry import encode_best
-from splitcore.errors import UsageError
+from splitcore.errors import LinkError, UsageError
 from tests.conftest import ROOT
 from tests.tiny_bundle import expected_scores, make_bundle, random_code, random_tail
 
@@ -120,3 +120,18 @@ def test_impossible_numbers_of_replicas_are_refused(tmp_path):
     with pytest.raises(UsageError, match="least"):
         with running([bundle.path], engine="ray", ray_replicas=(3, 2)):
             pass
+
+
+def test_ray_that_does_not_come_up_is_a_link_error_and_leaves_no_folder(tmp_path, monkeypatch):
+    def init(**_):
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "set anew, and restored")
+    bundle = make_bundle(tmp_path / "tiny")
+    with pytest.raises(LinkError, match="timed out during startup"):
+        with running([bundle.path], engine="ray"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
