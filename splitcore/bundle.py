@@ -22,13 +22,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from safetensors.numpy import save_file
 
 from splitcore import spikes
 from splitcore.errors import BundleError, CodecError
 from splitcore.graph import MAX_NEURONS
 from splitcore.place import require_writable
-from splitcore.tensors import load_tensors
+from splitcore.tensors import load_tensors, save_tensors
 from splitcore.whole_folder import whole_folder
 
 MANIFEST, EDGE, CLOUD, PROBE = "manifest.json", "edge.net", "cloud.safetensors", "probe.safetensors"
@@ -241,7 +240,7 @@ def write_bundle(
             "scores": np.ascontiguousarray(probe.scores_nk, dtype=np.float32),
             "labels": np.ascontiguousarray(probe.labels_n, dtype=np.int64),
         }
-        save_file(tensors, str(scratch / PROBE))
+        save_tensors(tensors, scratch / PROBE)
         names = FILES
         if write_context is not None:
             write_context(scratch / CONTEXT)

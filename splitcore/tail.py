@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from splitcore.errors import BundleError, GraphError
 from splitcore.graph import (
@@ -29,7 +28,7 @@ from splitcore.graph import (
     Lif,
     Synapse,
 )
-from splitcore.tensors import load_tensors
+from splitcore.tensors import load_tensors, save_tensors
 
 FORMAT = "spikebottlenet-tail-1"
 
@@ -130,7 +129,7 @@ def save(tail: Tail, path: Path) -> None:
         "input": {"name": tail.graph.input.name, "shape": tail.graph.input.shape},
         "layers": layers,
     }
-    save_file(tensors, str(path), metadata={"format": FORMAT, "structure": json.dumps(structure)})
+    save_tensors(tensors, path, {"format": FORMAT, "structure": json.dumps(structure)})
 
 
 def load(path: Path) -> Tail:

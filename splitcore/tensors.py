@@ -1,13 +1,35 @@
-"""The tensors of a safetensors file, whoever wrote it."""
+"""Tensors in safetensors files: one content, the same bytes; and those that others wrote."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from splitcore.errors import BundleError
+
+LENGTH_BYTES = 8  # before the header: its length, little-endian
+
+
+def save_tensors(
+    tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors and metadata.
+
+    safetensors writes several metadata in an order of chance, which would give the same weights
+    another digest; here they are sorted.
+    """
+    raw = save(tensors, metadata)
+    body = LENGTH_BYTES + int.from_bytes(raw[:LENGTH_BYTES], "little")
+    header = json.loads(raw[LENGTH_BYTES:body])
+    if metadata is not None:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at whole words
+    path.write_bytes(len(text).to_bytes(LENGTH_BYTES, "little") + text + raw[body:])
 
 
 def load_tensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

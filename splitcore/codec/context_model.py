@@ -23,11 +23,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from splitcore.errors import BundleError, CodecError
 from splitcore.spikes import SpikeShape
-from splitcore.tensors import load_tensors
+from splitcore.tensors import load_tensors, save_tensors
 
 FORMAT = "spikebottlenet-context-1"
 _TENSORS = ("bias", "now", "before", "older")  # in the file, in the order of the fields
@@ -91,7 +90,7 @@ class ContextModel:
 def save(model: ContextModel, path: Path) -> None:
     """Write the model as one safetensors file."""
     tensors: dict[str, np.ndarray] = dict(zip(_TENSORS, model.arrays, strict=True))
-    save_file(tensors, str(path), metadata={"format": FORMAT})
+    save_tensors(tensors, path, {"format": FORMAT})
 
 
 def load(path: Path, shape: SpikeShape) -> ContextModel:

@@ -34,6 +34,10 @@ def test_bundle_opens_with_the_digest_of_its_manifest(made):
     assert open_bundle(made.path).digest == sha256(made.path / "manifest.json") == made.digest
 
 
+def test_the_same_bundle_written_again_has_the_same_digest(tmp_path):
+    assert len({make_bundle(tmp_path / "tiny").digest for _ in range(12)}) == 1
+
+
 def test_bundle_keeps_its_probe(made):
     probe = open_bundle(made.path).probe()
     assert probe.frames.shape == (8, *made.manifest.input_shape)
