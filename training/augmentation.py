@@ -21,6 +21,14 @@ def views(images: np.ndarray, recipe: Recipe) -> Iterator[tuple[int, int, np.nda
             yield view, start, changed(images[start : start + CHUNK], recipe, noise)
 
 
+def require_crop(images: np.ndarray, recipe: Recipe) -> None:
+    """Raise ConfigError where crops of these images (…, H, W) would be larger than they are."""
+    if recipe.augment.crop > min(images.shape[-2:]):
+        raise ConfigError(
+            f"recipe.augment.crop: {recipe.augment.crop} pixels of images {images.shape[-2:]}"
+        )
+
+
 def changed(
     images: np.ndarray, recipe: Recipe, noise: np.random.Generator, epoch: int | None = None
 ) -> np.ndarray:
@@ -34,8 +42,7 @@ def changed(
     if not (change.padding or change.flip or change.cutout or crop):
         return images
     *planes, height, width = images.shape[1:]
-    if crop > min(height, width):
-        raise ConfigError(f"recipe.augment.crop: {crop} pixels of images {(height, width)}")
+    require_crop(images, recipe)
     new = augment(
         images.reshape(len(images), -1, height, width),  # all time steps alike
         noise,

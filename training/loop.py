@@ -13,11 +13,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import Progress
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from training import backward_steps, checkpoint, evaluate, optimise, parallel
+from training.augmentation import require_crop
 from training.baselines.split_ann import SplitAnn
 from training.batches import Batch, Batches, Fresh
 from training.blocks import Norm, NormedConv
@@ -61,6 +63,8 @@ def fit(
     the same config and data give the same weights; with more, sums may come in another order.
     """
     recipe = config.recipe
+    require_crop(dataset.train.images, recipe)
+    parallel.share(np.arange(recipe.batch_size))  # refused before anything is written
     torch.manual_seed(recipe.seed)
     model = config.build(dataset.image_shape, len(dataset.classes)).to(device)
     if begin is not None:

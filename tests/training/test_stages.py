@@ -269,6 +269,17 @@ def test_mixed_images_are_learned_from(data: Dataset, tmp_path: Path, neuron: st
     assert history[-1]["total"] > 0.5  # two labels an image leave no loss of nothing
 
 
+def test_crop_beyond_the_images_is_refused_before_anything_is_written(
+    data: Dataset, tmp_path: Path
+) -> None:
+    settings = _config(
+        bottleneck=None, recipe={"epochs": 2, "crop_epochs": 1, "augment": {"crop": 9}}
+    )
+    with pytest.raises(ConfigError, match=r"recipe.augment.crop: 9 pixels of images \(8, 8\)"):
+        loop.fit(settings, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_divergence_is_zero_for_the_same_answer_and_by_hand_for_another() -> None:
     ours, theirs = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0 * np.log(3.0), 0.0]])
     assert float(divergence(theirs, theirs, 2.0)) == pytest.approx(0, abs=1e-6)
