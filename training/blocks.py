@@ -140,9 +140,13 @@ class NormedConv(torch.nn.Module):
         """
         return EPS + (VARIANCE_FLOOR * self.var.median() - self.var).clamp(min=0)
 
+    def normed_gain(self) -> torch.Tensor:
+        """γ/σ of each channel (O,) under the running statistics."""
+        return self.gain * torch.rsqrt(self.var + self.epsilon())
+
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """W' and b' under the running statistics."""
-        scale = self.gain * torch.rsqrt(self.var + self.epsilon())
+        scale = self.normed_gain()
         return self.weight * self.per_output(scale), self.shift - self.mean * scale
 
     def convolve(
@@ -305,8 +309,7 @@ class SpikingLayer(torch.nn.Module):
         sums, norms, units = [], [], []
         for conv, source in zip(self.convs, events, strict=False):
             with torch.no_grad():
-                epsilon = conv.epsilon()
-                unit = conv.gain * torch.rsqrt(conv.var + epsilon) * scale
+                unit, epsilon = conv.normed_gain() * scale, conv.epsilon()
                 unit = torch.where(unit.abs() < 1e-9, 1e-9, unit)
             weight = round_even(conv.weight * conv.per_output(unit))
             unit = unit * self.input_max
