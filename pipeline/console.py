@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cloud_server.logs import JsonFormatter, PlainFormatter
+from pipeline.log_lines import JsonFormatter, PlainFormatter
 
 EXIT_MISMATCH = 1  # engines that should agree did not
 EXIT_INPUT = 2

@@ -1,7 +1,5 @@
 """The server whole: health, metrics, several bundles, swaps and drains under load, bad clients."""
 
-import json
-import logging
 import os
 import signal
 import subprocess
@@ -17,7 +15,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cloud_server.endpoint import SERVICE, ServerLimits
-from cloud_server.logs import JsonFormatter
 from cloud_server.server import running
 from lava_edge.link_stream import Broken
 from lava_edge.uplink import Uplink
@@ -129,24 +126,6 @@ def test_metrics_are_served_on_loopback(bundle):
     assert float(lines['spikebottlenet_payload_bits_total{bundle="tiny"}']) == bits
     assert float(lines['spikebottlenet_latency_seconds_count{bundle="tiny"}']) == 10
     assert float(lines["spikebottlenet_batch_samples_sum"]) == 10
-
-
-def test_log_records_become_json_lines():
-    record = logging.makeLogRecord(
-        {
-            "name": "cloud_server",
-            "levelno": 20,
-            "levelname": "INFO",
-            "msg": "refused %s",
-            "args": (3,),
-        }
-    )
-    record.peer = "ipv4:1.2.3.4:5"
-    fields = json.loads(JsonFormatter().format(record))
-    assert fields["message"] == "refused 3"
-    assert fields["peer"] == "ipv4:1.2.3.4:5"
-    assert fields["level"] == "info"
-    assert fields["time"].endswith("+00:00")
 
 
 def test_new_version_in_the_folder_is_served_without_dropping_a_call(tmp_path):

@@ -1,4 +1,4 @@
-"""Log records as lines, with all that the call gave as `extra`. The command line attaches these."""
+"""Log records as lines, with all that the call gave as `extra`."""
 
 from __future__ import annotations
 
