@@ -9,10 +9,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from lava_edge import netx_file
-from splitcore import tail
-from splitcore.bundle import Bundle
-from splitcore.errors import ConfigError, DataError
+from pipeline.bundle_start import BundleStart
+from splitcore.errors import ConfigError
 from training import checkpoint, loop, start
 from training import config as configuration
 from training.baselines import ann_loop
@@ -21,9 +19,6 @@ from training.config import Config, Data
 from training.data.dataset import Dataset
 from training.frozen import FrozenEdges
 from training.model import SplitModel
-from training.unfold import begin_with_integers
-
-SETTLED = 512  # training images over which a bundle's norms find their statistics
 
 
 def beside(config_path: Path, name: str) -> Config:
@@ -58,19 +53,6 @@ def _gather(
         parent = beside(config_path, name)
         _gather(parent, config_path.with_name(f"{name}.yaml"), (*above, name), found)
         found[name] = parent
-
-
-def require_no_test_image_learned(bundle: Bundle, dataset: Dataset) -> None:
-    """Raise DataError for a bundle of the same set, parted otherwise, or of other files of it.
-
-    Test images here may have been its training images.
-    """
-    manifest = bundle.manifest
-    if manifest.data == dataset.name and manifest.training.get("data_digest") != dataset.digest:
-        raise DataError(
-            f"--start {bundle.path}: was trained on {manifest.data} too, but not on these images "
-            "held out alike: test images may be its training images; give its data.seed and files"
-        )
 
 
 @dataclass(frozen=True)
@@ -121,14 +103,12 @@ class Runs:
             self.train(config, self.folder / config.name, resume=going_on)
 
     def train(
-        self, config: Config, out: Path, *, resume: bool, bundle: Bundle | None = None
+        self, config: Config, out: Path, *, resume: bool, bundle: BundleStart | None = None
     ) -> SplitModel | SplitAnn:
         """One run into `out`; its ancestors are complete.
 
         bundle: begin with its integers instead of the run that the config names.
         """
-        if bundle is not None and config.model.neuron == "relu":
-            raise ConfigError(f"{config.name}: an ANN cannot begin with a bundle")
         if config.model.neuron == "relu":
             return ann_loop.fit_ann(
                 config,
@@ -151,18 +131,11 @@ class Runs:
             frozen=self.frozen,
         ).model
 
-    def _begin(self, config: Config, bundle: Bundle | None, model: SplitModel | SplitAnn) -> None:
+    def _begin(
+        self, config: Config, bundle: BundleStart | None, model: SplitModel | SplitAnn
+    ) -> None:
         if bundle is not None:
             assert isinstance(model, SplitModel)
-            manifest = bundle.manifest
-            edge = netx_file.load(bundle.edge_path, manifest.input_bits or None)
-            cloud = tail.load(bundle.cloud_path)
-            begin_with_integers(
-                model,
-                {layer.name: layer for layer in (*edge.layers, *cloud.graph.layers)},
-                (cloud.weight_kc, cloud.bias_k),
-                self.dataset.train.some(SETTLED).images,
-                manifest.name,
-            )
+            bundle.begin(model, self.dataset)
         elif config.start is not None:
             start.begin(model, self.network(config.start), config.start)

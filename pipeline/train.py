@@ -12,6 +12,7 @@ from typing import Any
 
 from measure.interval import wilson_interval
 from pipeline import lineage, trained_on
+from pipeline.bundle_start import BundleStart, require_no_test_image_learned
 from pipeline.console import progress_bar
 from pipeline.device import require
 from splitcore.bundle import Bundle, open_bundle
@@ -55,8 +56,12 @@ def run(
             )
     keep_freed_memory()
     dataset = trained_on.load(planned[0].config, data)
+    beginning = None
     if bundle is not None:
-        lineage.require_no_test_image_learned(bundle, dataset)
+        require_no_test_image_learned(bundle, dataset)
+        beginning = BundleStart.of(bundle)
+        for each in planned:
+            beginning.require_fits(each.config, dataset)
     with parallel.joined(device) as own, progress_bar() as progress:
         shown = progress if parallel.leads() else None
         runs = lineage.Runs(planned[0].folder.parent, planned[0].config.data, dataset, own, shown)
@@ -70,7 +75,7 @@ def run(
             else:
                 start_run = None if bundle is not None else each.config.start
                 runs.complete(each.needed, (start_run, each.config.teacher))
-                trained = runs.train(each.config, each.folder, resume=going_on, bundle=bundle)
+                trained = runs.train(each.config, each.folder, resume=going_on, bundle=beginning)
             if parallel.leads():
                 done.append(_tested(trained, each.folder, dataset, own))
     return {"runs": done} if parallel.leads() else None

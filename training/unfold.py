@@ -38,19 +38,35 @@ def begin_with_integers(
     Encoder and decoder are taken where they fit. images: uint8 (N, C, H, W) of training, for the
     statistics. Raises ConfigError where the backbones are not of one shape.
     """
-    layers = _named(model)
-    fitting = {key for key in layers if key in records and _fits(layers[key], records[key])}
-    missing = [key for key in layers if key not in {*fitting, ENCODER, DECODER}]
+    layers = require_shape(model, records, readout, name)
     weight, bias = (torch.from_numpy(part) for part in readout)
-    if missing or weight.shape != model.readout.weight.shape:
-        what = missing[0] if missing else "readout"
-        raise ConfigError(f"start: {name} is not of this model's shape ({what})")
     with torch.no_grad():
-        for key in fitting:
-            _copy(layers[key], records[key])
+        for key, layer in layers.items():
+            _copy(layer, records[key])
         model.readout.weight.copy_(weight)
         model.readout.bias.copy_(bias)
-    _settle(model, [layers[key] for key in fitting], images)
+    _settle(model, list(layers.values()), images)
+
+
+def require_shape(
+    model: SplitModel,
+    records: Mapping[str, Lif],
+    readout: tuple[np.ndarray, np.ndarray],
+    name: str,
+) -> dict[str, SpikingLayer]:
+    """The layers that can begin with the records of their names.
+
+    Raises ConfigError where one outside the codec cannot, or the readout.
+    """
+    layers = _named(model)
+    fitting = {
+        key: layer for key, layer in layers.items() if key in records and _fits(layer, records[key])
+    }
+    missing = [key for key in layers if key not in {*fitting, ENCODER, DECODER}]
+    if missing or readout[0].shape != tuple(model.readout.weight.shape):
+        what = missing[0] if missing else "readout"
+        raise ConfigError(f"start: {name} is not of this model's shape ({what})")
+    return fitting
 
 
 def _named(model: SplitModel) -> dict[str, SpikingLayer]:

@@ -22,6 +22,7 @@ bottleneck: {split: stage3.block1, channels: CHANNELS}
 start: parent
 recipe: {epochs: 1, frozen_edge_views: 1, batch_size: 64}
 """
+RELU = "neuron: relu"
 OF_BUNDLE = """
 name: of-bundle
 model: {backbone: resnet8, width: 8, steps: 4}
@@ -92,6 +93,19 @@ def test_a_frozen_edge_may_begin_with_a_bundle_alone(here: Path, digits_bundle: 
     config.write_text(OF_BUNDLE)
     assert go(config, start=digits_bundle) is not None
     assert checkpoint.load(here / "runs" / "of-bundle").config.start == "digits-small"
+
+
+def test_a_network_that_cannot_begin_with_the_bundle_is_refused_before_anything_is_trained(
+    here: Path, digits_bundle: Path
+) -> None:
+    wide = here / "wide.yaml"
+    wide.write_text(OF_BUNDLE.replace("width: 8", "width: 16") + "teacher: ann\n")
+    (here / "ann.yaml").write_text(PARENT.replace("parent", "ann").replace("steps: 3", RELU))
+    with pytest.raises(ConfigError, match=r"start: digits-small is not of this model's shape \(s"):
+        go(wide, start=digits_bundle)
+    with pytest.raises(ConfigError, match="ann: an ANN cannot begin with a bundle"):
+        go(here / "ann.yaml", start=digits_bundle)
+    assert not (here / "runs").exists()
 
 
 def test_a_run_that_is_there_is_refused_before_any_other_begins(here: Path) -> None:

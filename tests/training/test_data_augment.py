@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from splitcore.errors import ConfigError
 from training.augmentation import changed, mixed
 from training.config import Augment, Recipe
 from training.data.augment import augment, cutout_mask, random_crop
@@ -99,8 +98,6 @@ def test_changed_crops_in_the_first_epochs_only(images, rng):
     assert changed(images, recipe, rng, 0).shape[2:] == (5, 5)
     assert changed(images, recipe, rng, 1) is images
     assert changed(images, recipe, rng) is images
-    with pytest.raises(ConfigError, match=r"augment\.crop: 99 pixels"):
-        changed(images, Recipe(epochs=1, crop_epochs=1, augment=Augment(crop=99)), rng, 0)
 
 
 def test_mixed_shares_of_images_are_the_shares_of_their_labels(rng):

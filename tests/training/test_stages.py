@@ -269,14 +269,18 @@ def test_mixed_images_are_learned_from(data: Dataset, tmp_path: Path, neuron: st
     assert history[-1]["total"] > 0.5  # two labels an image leave no loss of nothing
 
 
+@pytest.mark.parametrize("neuron", ["lif", "relu"])
 def test_crop_beyond_the_images_is_refused_before_anything_is_written(
-    data: Dataset, tmp_path: Path
+    data: Dataset, tmp_path: Path, neuron: str
 ) -> None:
+    model = {"backbone": "resnet8", "width": 8, "neuron": neuron}
     settings = _config(
-        bottleneck=None, recipe={"epochs": 2, "crop_epochs": 1, "augment": {"crop": 9}}
+        model=model,
+        bottleneck=None,
+        recipe={"epochs": 2, "crop_epochs": 1, "augment": {"crop": 9}},
     )
     with pytest.raises(ConfigError, match=r"recipe.augment.crop: 9 pixels of images \(8, 8\)"):
-        loop.fit(settings, data, tmp_path / "run")
+        (loop.fit if neuron == "lif" else ann_loop.fit_ann)(settings, data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from splitcore.errors import ConfigError
 from training import optimise, parallel, taps
-from training.augmentation import changed, mixed
+from training.augmentation import changed, mixed, require_crop
 from training.baselines.split_ann import SplitAnn
 from training.baselines.stored import Stored, as_input
 from training.checkpoint import Checkpoint
@@ -57,6 +57,8 @@ def fit(
     """
     if train.images.ndim != 4:
         raise ConfigError(f"{name}: baselines take images, got events {train.images.shape[1:]}")
+    if stored is None:
+        require_crop(train.images, recipe)
     torch.manual_seed(recipe.seed)
     device = next(model.parameters()).device
     skipped = 0 if stored is None else stored.blocks

@@ -1,0 +1,66 @@
+"""A bundle that a run begins with, in the place of another run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lava_edge import netx_file
+from splitcore import tail
+from splitcore.bundle import Bundle
+from splitcore.errors import ConfigError, DataError
+from splitcore.graph import Lif
+from training.config import Config
+from training.data.dataset import Dataset
+from training.model import SplitModel
+from training.unfold import begin_with_integers, require_shape
+
+SETTLED = 512  # training images over which a bundle's norms find their statistics
+
+
+@dataclass(frozen=True)
+class BundleStart:
+    """The integers of a bundle's layers by their names, and its readout's weight and bias."""
+
+    name: str
+    records: dict[str, Lif]
+    readout: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> BundleStart:
+        """Both halves of it. Raises BundleError for a damaged one."""
+        manifest = bundle.manifest
+        edge = netx_file.load(bundle.edge_path, manifest.input_bits or None)
+        cloud = tail.load(bundle.cloud_path)
+        layers = (*edge.layers, *cloud.graph.layers)
+        return cls(
+            manifest.name,
+            {layer.name: layer for layer in layers},
+            (cloud.weight_kc, cloud.bias_k),
+        )
+
+    def require_fits(self, config: Config, dataset: Dataset) -> None:
+        """Raise ConfigError where the network of a config cannot begin with it."""
+        if config.model.neuron == "relu":
+            raise ConfigError(f"{config.name}: an ANN cannot begin with a bundle")
+        model = config.build(dataset.image_shape, len(dataset.classes))
+        require_shape(model, self.records, self.readout, self.name)
+
+    def begin(self, model: SplitModel, dataset: Dataset) -> None:
+        """Give the model its integers. Raises ConfigError where they do not fit."""
+        images = dataset.train.some(SETTLED).images
+        begin_with_integers(model, self.records, self.readout, images, self.name)
+
+
+def require_no_test_image_learned(bundle: Bundle, dataset: Dataset) -> None:
+    """Raise DataError for a bundle of the same set, parted otherwise, or of other files of it.
+
+    Test images here may have been its training images.
+    """
+    manifest = bundle.manifest
+    if manifest.data == dataset.name and manifest.training.get("data_digest") != dataset.digest:
+        raise DataError(
+            f"--start {bundle.path}: was trained on {manifest.data} too, but not on these images "
+            "held out alike: test images may be its training images; give its data.seed and files"
+        )
