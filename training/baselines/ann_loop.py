@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.progress import Progress
 
 from splitcore.errors import DataError
 from splitcore.splits import backbone_named
 from training import checkpoint, evaluate, parallel
+from training.augmentation import require_crop
 from training.baselines.fit import Epoch, fit
 from training.baselines.split_ann import SplitAnn, without_codec
 from training.config import Config
@@ -35,6 +37,8 @@ def fit_ann(
     shape = dataset.image_shape
     if len(shape) != 3:
         raise DataError(f"{config.name}: an ANN takes images (C, H, W), got {shape}")
+    require_crop(dataset.train.images, config.recipe)
+    parallel.share(np.arange(config.recipe.batch_size))  # refused before anything is written
     torch.manual_seed(config.recipe.seed)
     model = without_codec(
         backbone_named(config.model.backbone),
