@@ -46,8 +46,8 @@ def text(manifest: Manifest) -> str:
     rows.append(("seed", str(known["config"]["recipe"]["seed"])))
     return (
         f"# {manifest.name}\n\n{table(rows)}\n\n"
-        "To make it again, with the configs it begins with beside it:\n\n"
-        f"{commands(manifest.name)}\n\n"
+        f"To make it again, {_beginning(known['config'])}:\n\n"
+        f"{commands(known['config'])}\n\n"
         "Other thread counts and processors add floats in another order while it trains, and give\n"
         "other weights of about the same accuracy; these integers give these spikes everywhere.\n\n"
         f"{recipe(known['config'])}"
@@ -74,11 +74,19 @@ def table(rows: Iterable[tuple[str, str]]) -> str:
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def commands(name: str) -> str:
+def _beginning(config: dict[str, Any]) -> str:
+    if digest := config.get("start_bundle"):
+        return f"with the bundle it begins with, {config['start']} of digest {digest[:16]}…"
+    return "with the configs it begins with beside it"
+
+
+def commands(config: dict[str, Any]) -> str:
     """What makes it from the config of its name: a shipped one, or the block in the card."""
+    name = config["name"]
     path = "training/configs/" if configuration.shipped(name).exists() else ""
+    start = f" --start {config['start']}" if config.get("start_bundle") else ""
     return (
-        f"    spikebottlenet train {path}{name}.yaml --data DATA\n"
+        f"    spikebottlenet train {path}{name}.yaml --data DATA{start}\n"
         f"    spikebottlenet export runs/{name} --data DATA --out {name}"
     )
 

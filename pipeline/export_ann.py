@@ -69,11 +69,12 @@ def _card(found: Checkpoint, dataset: Dataset, accuracy: float) -> str:
         ("epochs", str(found.epoch)),
         ("seed", str(config.recipe.seed)),
     )
+    plain = config.model_dump(mode="json")
     return (
         f"# {config.name}\n\nAn ordinary network: what spiking ones begin with, learn from and are "
         f"held against.\n\n{card.table(rows)}\n\n"
         "To train what stands on it without training it again:\n\n"
         f"    cp -r {config.name} runs/{config.name}\n\n"
-        f"To make it again:\n\n{card.commands(config.name)}\n\n"
-        f"{card.recipe(config.model_dump(mode='json'))}"
+        f"To make it again:\n\n{card.commands(plain)}\n\n"
+        f"{card.recipe(plain)}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,13 @@ def beside(config_path: Path, name: str) -> Config:
     return found
 
 
+def parents(config: Config) -> dict[str, str]:
+    """Names of the runs that it begins with and learns from, by the fields that name them."""
+    start = None if config.start_bundle is not None else config.start
+    named = {"start": start, "teacher": config.teacher}
+    return {field: name for field, name in named.items() if name is not None}
+
+
 def ancestors(config: Config, config_path: Path) -> list[Config]:
     """Configs of all runs that this one stands on, the first to be trained first, each once.
 
@@ -44,8 +51,8 @@ def _gather(
     config: Config, config_path: Path, above: tuple[str, ...], found: dict[str, Config]
 ) -> None:
     """Add to `found` what this one of `above`, the last, stands on."""
-    for field_name, name in (("start", config.start), ("teacher", config.teacher)):
-        if name is None or name in found:
+    for field_name, name in parents(config).items():
+        if name in found:
             continue
         if name in above:
             circle = ", ".join((*above, name))
@@ -75,7 +82,7 @@ class Runs:
         found.require_images(self.dataset)
         return found.network()
 
-    def complete(self, configs: list[Config], wanted: Collection[str | None]) -> None:
+    def complete(self, configs: list[Config], wanted: Iterable[str]) -> None:
         """Train the wanted runs that are not there; go on with those that were cut off.
 
         configs: theirs and those of all they stand on, the first to be trained first. What only
@@ -97,7 +104,12 @@ class Runs:
                         f"{config.name}: data: is not that of the run it is needed for; train it "
                         "first, by a command of its own"
                     )
-                needed |= {config.start, config.teacher}
+                if config.start_bundle is not None:
+                    raise ConfigError(
+                        f"{config.name}: start_bundle: begins with a bundle; train it first, by a "
+                        "command of its own with --start"
+                    )
+                needed |= set(parents(config).values())
                 todo.append((config, found is not None))
         for config, going_on in reversed(todo):
             self.train(config, self.folder / config.name, resume=going_on)

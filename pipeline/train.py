@@ -73,8 +73,7 @@ def run(
             if found is not None and found.finished:
                 trained = found.network()
             else:
-                start_run = None if bundle is not None else each.config.start
-                runs.complete(each.needed, (start_run, each.config.teacher))
+                runs.complete(each.needed, lineage.parents(each.config).values())
                 trained = runs.train(each.config, each.folder, resume=going_on, bundle=beginning)
             if parallel.leads():
                 done.append(_tested(trained, each.folder, dataset, own))
@@ -93,9 +92,11 @@ class _Planned:
 
 def _planned(path: Path, bundle: Bundle | None, out: Path | None, resume: bool) -> _Planned:
     """Raises ConfigError for a config that cannot be, or a run that is there and not to go on."""
-    config = configuration.load(path, None if bundle is None else bundle.manifest.name)
-    runs = config if bundle is None else config.model_copy(update={"start": None})
-    needed = lineage.ancestors(runs, path)
+    given = None if bundle is None else (bundle.manifest.name, bundle.digest)
+    config = configuration.load(path, given)
+    if bundle is None and config.start_bundle is not None:
+        raise UsageError(f"{path}: start_bundle: begins with a bundle; give it: --start BUNDLE")
+    needed = lineage.ancestors(config, path)
     folder = out or Path("runs") / config.name
     if any(folder.resolve() == folder.with_name(each.name).resolve() for each in needed):
         raise UsageError(f"--out {folder}: belongs to a run that {config.name} stands on")

@@ -32,6 +32,7 @@ OF_SPIKES = frozenset(  # fields of a recipe that mean nothing to a network with
 )
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -148,6 +149,7 @@ class Config(_Strict):
 
     start, teacher: names of other configs in the same folder; the run begins with the weights of
     the first and learns from the scores of the second. Without a bottleneck it is not cut.
+    start_bundle: `start` names no run but a bundle with this digest, which the command is given.
     """
 
     name: Name
@@ -156,6 +158,7 @@ class Config(_Strict):
     bottleneck: Bottleneck | None = None
     recipe: Recipe
     start: Name | None = None
+    start_bundle: Digest | None = None
     teacher: Name | None = None
 
     @property
@@ -310,6 +313,7 @@ def _check(config: Config, where: str) -> None:
             "start",
             "codec_epochs and frozen_edge_views need a trained run to begin with",
         ),
+        (config.start_bundle and not config.start, "start_bundle", "`start` is to name the bundle"),
         (
             recipe.frozen_edge_views and (recipe.one_step_epochs or recipe.rate_penalty),
             "recipe.frozen_edge_views",
@@ -332,10 +336,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(path: Path, start: str | None = None) -> Config:
+def load(path: Path, start: tuple[str, str] | None = None) -> Config:
     """Read a YAML file. Raises ConfigError naming file and field.
 
-    start: what it begins with in the place of what it names.
+    start: name and digest of a bundle to begin with in the place of what it names.
     """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -344,7 +348,10 @@ def load(path: Path, start: str | None = None) -> Config:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no readable YAML ({' '.join(str(error).split())})") from None
     if start is not None and isinstance(raw, dict):
-        raw["start"] = start
+        name, digest = start
+        if raw.get("start_bundle") not in (None, digest):
+            raise ConfigError(f"{path}: start_bundle: is not the digest of {name}, {digest}")
+        raw |= {"start": name, "start_bundle": digest}
     return parse(raw, str(path))
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import train
+from pipeline import export, train
+from splitcore.bundle import CARD, open_bundle
 from splitcore.errors import ConfigError, DataError, UsageError
 from training import checkpoint, frozen
 from training.frozen import Frozen
@@ -93,6 +94,35 @@ def test_a_frozen_edge_may_begin_with_a_bundle_alone(here: Path, digits_bundle: 
     config.write_text(OF_BUNDLE)
     assert go(config, start=digits_bundle) is not None
     assert checkpoint.load(here / "runs" / "of-bundle").config.start == "digits-small"
+
+
+def test_a_run_and_its_card_say_which_bundle_it_began_with(here: Path, digits_bundle: Path) -> None:
+    config, digest = here / "of-bundle.yaml", open_bundle(digits_bundle).digest
+    config.write_text(OF_BUNDLE)
+    go(config, start=digits_bundle)
+    found = checkpoint.load(here / "runs" / "of-bundle").config
+    assert (found.start, found.start_bundle) == ("digits-small", digest)
+    export.run(here / "runs" / "of-bundle", out=here / "exported", data=None)
+    told = (here / "exported" / CARD).read_text()
+    assert "train of-bundle.yaml --data DATA --start digits-small" in told
+    assert f"digits-small of digest {digest[:16]}" in told
+    again = here / "again.yaml"
+    again.write_text(told.split("```yaml\n")[1].split("```")[0])
+    with pytest.raises(UsageError, match="start_bundle: begins with a bundle; give it: --start"):
+        go(again, out=Path("runs/again"))
+    with pytest.raises(ConfigError, match="start_bundle: is not the digest of of-bundle"):
+        go(again, out=Path("runs/again"), start=here / "exported")
+    assert go(again, out=Path("runs/again"), start=digits_bundle) is not None
+
+
+def test_a_run_stands_on_one_that_begins_with_a_bundle(here: Path, digits_bundle: Path) -> None:
+    begins = f"start: digits-small\nstart_bundle: {'a' * 64}\n"
+    (here / "of-bundle.yaml").write_text(OF_BUNDLE + begins)
+    child = here / "child.yaml"
+    child.write_text(OF_BUNDLE.replace("name: of-bundle", "name: child") + "start: of-bundle\n")
+    with pytest.raises(ConfigError, match="of-bundle: start_bundle: begins with a bundle"):
+        go(child)
+    assert not (here / "runs").exists()
 
 
 def test_a_network_that_cannot_begin_with_the_bundle_is_refused_before_anything_is_trained(
