@@ -24,6 +24,7 @@ import numpy as np
 
 from measure.counts import Counts, fan_out
 from measure.profile import Profile
+from measure.step_time import Placement
 from measure.terms import Active, Term, Terms
 from splitcore.errors import DataError
 from splitcore.graph import Graph, Shape, Synapse
@@ -37,6 +38,7 @@ class EnergyResult:
     layers: tuple[str, ...]
     steps: int
     terms: tuple[Term, ...]
+    step_us: float | None  # mean time of a step; None where the profile has none
 
     def _sum(self, op_only: bool) -> np.ndarray:
         counted = [t.energy_pj for t in self.terms if t.op_only or not op_only]
@@ -69,6 +71,7 @@ class EnergyResult:
         return {
             "profile": self.profile,
             "steps": self.steps,
+            "step_us": self.step_us,
             "energy_pj": self.mean_pj(),
             "spread_pj": {
                 "op_only": spread(self.op_only_pj.sum(axis=1)),
@@ -149,6 +152,8 @@ def energy(
     active: Active = "most",
     activity: float = 1.0,
     mean_only: bool = False,
+    placement: Placement = "best",
+    alone: bool = False,
 ) -> EnergyResult:
     """Both accountings of what `counts` (N, L) says has happened in `steps` time steps.
 
@@ -159,11 +164,16 @@ def energy(
     spiked, "all" every one.
     activity: multiplies every spike and what follows from it, for break-even studies.
     mean_only: the result has one row, the mean of the samples; the same means, in less time.
+    placement: see `measure.step_time`; alone: the network runs on for its depth until a sample's
+    last spikes are out, where otherwise the next sample's follow at once.
     """
     names = tuple(layer.name for layer in graph.layers)
     if tuple(counts.layers) != names:
         raise DataError(f"counts: expected layers {names}, got {tuple(counts.layers)}")
     if not len(counts):
         raise DataError("counts: expected at least one sample")
-    model = Terms(graph, counts, profile, steps, input_events, active, activity, mean_only)
-    return EnergyResult(profile.name, names, steps, model.all())
+    model = Terms(
+        graph, counts, profile, steps, input_events, active, activity, mean_only, placement, alone
+    )
+    step = None if model.step_us is None else float(model.step_us.mean())
+    return EnergyResult(profile.name, names, steps, model.all(), step)

@@ -1,6 +1,6 @@
 """How long one image takes: edge steps, encoding, the link, the cloud; against one place for all.
 
-    edge    (T + depth) steps of the chip; a profile figure, not a measurement
+    edge    (T + depth) steps of the chip; modelled (measure.step_time), not a measurement
     encode  spikes to bytes, measured on the host where a result holds it
     link    bits at the link's rate and half a round trip
     cloud   decode and classify, measured on the host where a result holds it
@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from measure.link import Link
-from measure.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Latency:
 def split_latency(
     steps: int,
     depth: int,
-    profile: Profile,
+    step_us: float | None,
     link: Link,
     message_bytes: float,
     encode_us: float | None = None,
@@ -49,7 +48,6 @@ def split_latency(
     rate_mbit_s: float | None = None,
 ) -> Latency:
     """One image through edge, link and cloud, one after the other."""
-    step_us = profile.value("step_time")
     return Latency(
         edge_ms=None if step_us is None else (steps + depth) * step_us / 1e3,
         encode_ms=None if encode_us is None else encode_us / 1e3,

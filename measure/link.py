@@ -57,7 +57,6 @@ class Transfer:
     time_ms: float
     energy_uj: float
     lone_energy_uj: float | None
-    absent: tuple[str, ...]
 
 
 class Link(Strict):
@@ -74,6 +73,11 @@ class Link(Strict):
         entry = self.figures.get(figure)
         return None if entry is None else entry.value * UNITS[entry.unit][1]
 
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """What nobody has given a figure for: times or energies of messages are lower bounds."""
+        return tuple(name for name in ("power_base", "round_trip_time") if self.value(name) is None)
+
     def send(self, message_bytes: float, rate_mbit_s: float | None = None) -> Transfer:
         """Time and energy of one message; at another rate than the link's own where given."""
         rate = self.value("uplink_rate") if rate_mbit_s is None else rate_mbit_s
@@ -85,16 +89,10 @@ class Link(Strict):
         energy_uj = (slope * rate + (base or 0.0)) * time_ms  # mW · ms
         lone = self.value("lone_message_energy")
         half_trip = (self.value("round_trip_time") or 0.0) / 2
-        absent = tuple(
-            name
-            for name in ("power_base", "lone_message_energy", "round_trip_time")
-            if self.value(name) is None
-        )
         return Transfer(
             time_ms=time_ms + half_trip,
             energy_uj=energy_uj,
             lone_energy_uj=None if lone is None else lone + energy_uj,
-            absent=absent,
         )
 
 

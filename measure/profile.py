@@ -51,10 +51,15 @@ FIGURES: dict[str, tuple[str, str]] = {
     "address_mac_energy": ("energy", "one multiply-add while computing an address"),
     "static_power": ("power", "power of a chip that is on, whatever it does"),
     "neurons_per_chip": ("neurons", "neurons that one chip holds"),
-    "step_time": ("time", "wall-clock time of one time step"),
+    "neurons_per_core": ("neurons", "neurons that one core of a chip holds"),
+    "step_time": ("time", "wall-clock time of one time step in which no core has anything to do"),
+    "synop_time": ("time", "what one synaptic operation or MAC keeps its core busy for"),
+    "neuron_update_active_time": ("time", "what one active update keeps its core busy for"),
+    "neuron_update_idle_time": ("time", "what one idle update keeps its core busy for"),
 }
 
 ESSENTIAL = "synop_energy"
+BUSY = ("synop_time", "neuron_update_active_time", "neuron_update_idle_time")
 
 TERMS = (
     "synops",
@@ -290,9 +295,17 @@ def parse(text: str, where: str) -> Profile:
                     f"{where}: memory.points.{index}.energy: expected at least the {smaller:g} pJ "
                     f"of the smaller buffer, got {larger:g} pJ"
                 )
-    chip = profile.figures.get("neurons_per_chip")
-    if chip is not None and min(chip.value, chip.value if chip.low is None else chip.low) < 1:
-        raise ProfileError(f"{where}: figures.neurons_per_chip: expected at least 1")
+    for name in ("neurons_per_chip", "neurons_per_core"):
+        held = profile.figures.get(name)
+        if held is not None and min(held.value, held.value if held.low is None else held.low) < 1:
+            raise ProfileError(f"{where}: figures.{name}: expected at least 1")
+    if any(name in profile.figures for name in BUSY):
+        for name in ("step_time", "neurons_per_chip", "neurons_per_core"):
+            if name not in profile.figures:
+                raise ProfileError(
+                    f"{where}: figures.{name}: missing; the time of an operation or update needs "
+                    "it: a step waits for its busiest core"
+                )
     if profile.value("static_power") and not profile.value("step_time"):
         raise ProfileError(f"{where}: figures.step_time: static_power needs a positive step_time")
     if ESSENTIAL not in profile.figures:

@@ -9,6 +9,7 @@ import numpy as np
 from measure.counts import Counts
 from measure.energy import energy
 from measure.profile import Profile
+from measure.step_time import Placement
 from measure.terms import Active
 from splitcore.graph import Graph
 
@@ -40,8 +41,23 @@ def tornado(
 ) -> list[Swing]:
     """Swings of every figure that has a range and of every free choice, widest first."""
 
-    def mean_pj(priced: Profile = profile, active: Active = "most") -> float:
-        result = energy(graph, counts, priced, steps, input_events, active, mean_only=True)
+    def mean_pj(
+        priced: Profile = profile,
+        active: Active = "most",
+        placement: Placement = "best",
+        alone: bool = False,
+    ) -> float:
+        result = energy(
+            graph,
+            counts,
+            priced,
+            steps,
+            input_events,
+            active,
+            mean_only=True,
+            placement=placement,
+            alone=alone,
+        )
         return result.mean_pj()[accounting]
 
     base = mean_pj()
@@ -57,7 +73,7 @@ def tornado(
         for name in profile.figures
         if (bounds := profile.bounds(name)) is not None
     ]
-    swings.append(
+    swings += [
         Swing(
             "which neuron updates are active",
             mean_pj(active="fired"),
@@ -65,8 +81,24 @@ def tornado(
             base,
             "those that fired",
             "all of them",
-        )
-    )
+        ),
+        Swing(
+            "what each core holds",
+            base,
+            mean_pj(placement="packed"),
+            base,
+            "as even a share of the work as fits",
+            "as many neurons as fit",
+        ),
+        Swing(
+            "how samples follow one another",
+            base,
+            mean_pj(alone=True),
+            base,
+            f"without a gap, {steps} steps each",
+            f"alone, {steps + graph.depth[graph.output_name]} steps each",
+        ),
+    ]
     if profile.memory is not None:
         swings.append(
             Swing(

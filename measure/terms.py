@@ -14,12 +14,23 @@ import numpy as np
 
 from measure.counts import Counts
 from measure.profile import Profile
+from measure.step_time import Placement, Work, chips, step_us
 from splitcore.errors import GraphError
 from splitcore.graph import Conv, ConvTranspose, Dense, Graph, Identity, Lif, Synapse
 
 US_MW_TO_PJ = 1e3  # 1 µs · 1 mW = 1 nJ
 OP_ONLY = ("synops", "macs")
 MESSAGE = ("message_energy", "hop_energy", "hops_per_message")
+MEANS = (
+    "spikes",
+    "synops",
+    "macs",
+    "updates",
+    "relays",
+    "relay_idle",
+    "operations",
+    "active",
+)
 RELAY = (
     "synop_energy",
     "neuron_update_active_energy",
@@ -59,12 +70,15 @@ class Terms:
         active: Active,
         activity: float,
         mean_only: bool,
+        placement: Placement,
+        alone: bool,
     ) -> None:
-        self.graph, self.profile, self.steps = graph, profile, steps
+        self.graph, self.profile = graph, profile
+        self.steps = steps + (graph.depth[graph.output_name] if alone else 0)
         self.spikes = counts.spikes * activity
         self.synops = counts.synops * activity
         self.macs = counts.macs.astype(np.float64)
-        self.updates = counts.neuron_updates.astype(np.float64)
+        self.updates = counts.neuron_updates * (self.steps / steps)
         self.relays = counts.relay_events * activity
         self.operations = self.synops + self.macs
         reached = {"fired": self.spikes, "most": self.operations, "all": self.updates}
@@ -90,10 +104,22 @@ class Terms:
         self.input_events = (
             dense_events if input_events is None else np.asarray(input_events)
         ).astype(np.float64)
+        self.places = self.neurons + self.relay_neurons
+        relay_updates = (self.relay_neurons * self.steps).astype(np.float64)
+        self.relay_idle = relay_updates[None, :] - self.relays
+        work = Work(
+            self.operations + self.relays,
+            self.active + self.relays,
+            self.updates - self.active + self.relay_idle,
+            self.places,
+        )
+        self.step_us = step_us(profile, work, self.steps, placement)
         if mean_only:  # every term is linear in these
-            for name in ("spikes", "synops", "macs", "updates", "relays", "operations", "active"):
+            for name in MEANS:
                 setattr(self, name, getattr(self, name).mean(axis=0, keepdims=True))
             self.input_events = self.input_events.mean(keepdims=True)
+            if self.step_us is not None:
+                self.step_us = self.step_us.mean(keepdims=True)
 
     def all(self) -> tuple[Term, ...]:
         """Every term, in the order of the assumptions table."""
@@ -120,7 +146,8 @@ class Terms:
             ),
             self._priced(
                 "neuron_updates_idle",
-                "every neuron is updated in each step; those not active are idle",
+                "every neuron is updated in each step; those not active are idle; samples follow "
+                "one another without a gap",
                 (self.updates - self.active, "neuron_update_idle_energy"),
             ),
             self._memory("memory_weights", "one weight read an operation, one bias read an update"),
@@ -250,7 +277,6 @@ class Terms:
             return missing
         if not some:
             return Term("relays", "counted", "no shortcut waits here", np.zeros_like(self.spikes))
-        updates = (self.relay_neurons * self.steps).astype(np.float64)
         event_pj = (
             self._figure("synop_energy")
             + self._figure("neuron_update_active_energy")
@@ -262,7 +288,7 @@ class Terms:
             "counted",
             "a relay is a neuron: one synaptic op, one active update and one message an event it "
             "passes on, an idle update in every other step",
-            self.relays * event_pj + (updates[None, :] - self.relays) * idle_pj,
+            self.relays * event_pj + self.relay_idle * idle_pj,
         )
 
     def _static(self) -> Term:
@@ -270,22 +296,18 @@ class Terms:
         missing = self._missing("static", *figures)
         if missing:
             return missing
-        places = self.neurons + self.relay_neurons
-        chips = math.ceil(places.sum() / self._figure("neurons_per_chip"))
-        total_pj = (
-            chips
-            * self._figure("static_power")
-            * self.steps
-            * self._figure("step_time")
-            * US_MW_TO_PJ
-        )
-        share = places / places.sum()
+        count = chips(self.profile, self.places)
+        assert count is not None
+        assert self.step_us is not None
+        total_pj = count * self._figure("static_power") * self.steps * self.step_us * US_MW_TO_PJ
+        share = self.places / self.places.sum()
         return Term(
             "static",
             "counted",
-            f"{chips} whole chip(s) by neuron count, relays among them, on for {self.steps} steps "
-            f"of {self._figure('step_time'):g} us, nothing between samples; shared out by neurons",
-            np.tile(total_pj * share, (len(self.spikes), 1)),
+            f"{count} whole chip(s) by neuron count, relays among them, on for {self.steps} steps "
+            f"of {float(self.step_us.mean()):.4g} us on average, each as long as its busiest core "
+            "needs; nothing between samples; shared out by neurons",
+            total_pj[:, None] * share,
         )
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 from measure.latency import Latency, split_latency
 from measure.link import Link
-from measure.profile import Profile
 from pipeline.units import energy_text
 
 
@@ -16,7 +15,8 @@ class Candidate:
     """One way to do it: edge energy in pJ an image; message_bytes is what is sent.
 
     A baseline stands beside the others and is never chosen: it is an ordinary network, with a
-    digital processor under it. samples: the test images of its accuracy.
+    digital processor under it. samples: the test images of its accuracy; step_us: how long a step
+    of the chip takes, None where nobody says; energy_absent: what the edge does without a figure.
     """
 
     name: str
@@ -30,8 +30,10 @@ class Candidate:
     edge_full_pj: float
     steps: int
     depth: int
+    step_us: float | None
     encode_us: float | None
     cloud_us: float | None
+    energy_absent: tuple[str, ...] = ()
     note: str = ""
 
     def radio_uj(self, link: Link, rate: float | None = None) -> float:
@@ -42,12 +44,12 @@ class Candidate:
         """Device energy an image: edge, full accounting, and radio."""
         return self.edge_full_pj / 1e6 + self.radio_uj(link, rate)
 
-    def latency(self, profile: Profile, link: Link, rate: float | None = None) -> Latency:
+    def latency(self, link: Link, rate: float | None = None) -> Latency:
         """Time an image takes, part by part."""
         whole = split_latency(
             self.steps,
             self.depth,
-            profile,
+            self.step_us,
             link,
             self.message_bytes,
             self.encode_us,
@@ -71,7 +73,7 @@ class Limits:
     max_energy_pj: float | None = None
     max_latency_ms: float | None = None
 
-    def broken(self, candidate: Candidate, latency_ms: float) -> str | None:
+    def broken(self, candidate: Candidate, latency: Latency) -> str | None:
         """The first limit that the candidate breaks, in words."""
         if candidate.loss_points is None:
             return "its accuracy is not known, so it cannot be chosen"
@@ -82,6 +84,8 @@ class Limits:
                 f"takes {energy_text(candidate.edge_full_pj)} on the edge, "
                 f"{energy_text(self.max_energy_pj)} allowed"
             )
-        if self.max_latency_ms is not None and latency_ms > self.max_latency_ms:
-            return f"takes {latency_ms:.3g} ms, {self.max_latency_ms:g} allowed"
+        if self.max_latency_ms is not None and latency.total_ms > self.max_latency_ms:
+            return f"takes {latency.total_ms:.3g} ms, {self.max_latency_ms:g} allowed"
+        if self.max_latency_ms is not None and latency.absent:
+            return f"its time is not known ({', '.join(latency.absent)}), so no limit holds it"
         return None

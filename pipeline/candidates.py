@@ -20,6 +20,14 @@ ANSWER_BYTES = 0  # all on the edge: the answer stays there
 
 
 @dataclass(frozen=True)
+class Reference:
+    """An accuracy that losses are counted from, and whose it is."""
+
+    accuracy: float
+    what: str
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What the files hold: results as (file, result), and files of baselines."""
 
@@ -46,11 +54,15 @@ class Inputs:
         known = [_details(result).accuracy_uncut for _, result in self.results]
         return max((accuracy for accuracy in known if accuracy is not None), default=None)
 
-    def reference(self) -> float:
-        """The accuracy that losses are counted from."""
+    def reference(self) -> Reference:
+        """What losses are counted from."""
         uncut = self.uncut()
-        best = max(result.accuracy_pipeline for _, result in self.results)
-        return best if uncut is None else uncut
+        if uncut is not None:
+            return Reference(uncut, "the uncut network")
+        return Reference(
+            max(result.accuracy_pipeline for _, result in self.results),
+            "the best of these results, as none is of the uncut network",
+        )
 
     def envelope_bytes(self) -> float:
         """What surrounds a payload on the wire, on average over the results."""
@@ -109,7 +121,7 @@ def _details(result: Result) -> Details:
 
 def candidates(inputs: Inputs, profile: Profile) -> list[Candidate]:
     """Every split, all in the cloud or on the edge where results say what it takes, baselines."""
-    loaded, reference = inputs.results, inputs.reference()
+    loaded, reference = inputs.results, inputs.reference().accuracy
     names = [_details(result).bundle.name for _, result in loaded]
     found: list[Candidate] = []
     for (file, result), name in zip(loaded, names, strict=True):
@@ -120,7 +132,7 @@ def candidates(inputs: Inputs, profile: Profile) -> list[Candidate]:
                 f"{', '.join(result.energy_pj)}; `edge --result --profile` adds one"
             )
         _check_priced_by(profile, detail, file)
-        energy = result.energy_pj[profile.name]
+        energy, priced = result.energy_pj[profile.name], detail.energy[profile.name]
         split = Candidate(
             name=name if names.count(name) == 1 else f"{name} ({file})",
             kind="split",
@@ -133,12 +145,16 @@ def candidates(inputs: Inputs, profile: Profile) -> list[Candidate]:
             edge_full_pj=energy.full,
             steps=result.steps,
             depth=detail.depth,
+            step_us=priced.step_us,
             encode_us=detail.encode_us,
             cloud_us=detail.cloud_us,
+            energy_absent=tuple(
+                term.name.replace("_", " ") for term in priced.terms if term.status == "absent"
+            ),
         )
         found.append(split)
-        if profile.name in detail.cloud_energy_pj:
-            cloud = detail.cloud_energy_pj[profile.name]
+        if profile.name in detail.whole:
+            whole = detail.whole[profile.name]
             found.append(
                 replace(
                     split,
@@ -146,19 +162,33 @@ def candidates(inputs: Inputs, profile: Profile) -> list[Candidate]:
                     kind="all_edge",
                     message_bytes=ANSWER_BYTES,
                     payload_bits=0.0,
-                    edge_op_only_pj=energy.op_only + cloud.op_only,
-                    edge_full_pj=energy.full + cloud.full,
+                    edge_op_only_pj=whole.energy_pj.op_only,
+                    edge_full_pj=whole.energy_pj.full,
+                    step_us=whole.step_us,
                     depth=detail.depth + detail.cloud_depth,
                     note="both halves on the edge",
                 )
             )
-    return [*found, _all_cloud(inputs), *_baselines(inputs)]
+    return _named([*found, _all_cloud(inputs), *_baselines(inputs)])
+
+
+def _named(found: list[Candidate]) -> list[Candidate]:
+    """The same with names of their own: the later of two gets a number."""
+    names: set[str] = set()
+    named = []
+    for each in found:
+        name, number = each.name, 2
+        while name in names:
+            name, number = f"{each.name} ({number})", number + 1
+        names.add(name)
+        named.append(replace(each, name=name))
+    return named
 
 
 def _check_priced_by(profile: Profile, detail: Details, file: str) -> None:
     """ResultError where the result was priced by another profile of this name."""
     if profile.name not in detail.energy:
-        return
+        raise ResultError(f"{file}: details.energy.{profile.name}: missing, energy_pj has it")
     record = detail.energy[profile.name]
     then = {f"figures.{each.name}": _amount(each.value, each.unit) for each in record.figures}
     now = {
@@ -200,13 +230,14 @@ def _all_cloud(inputs: Inputs) -> Candidate:
         kind="all_cloud",
         samples=inputs.samples,
         accuracy=uncut,
-        loss_points=None if uncut is None else 100 * (inputs.reference() - uncut),
+        loss_points=None if uncut is None else 100 * (inputs.reference().accuracy - uncut),
         payload_bits=8 * size,
         message_bytes=size + inputs.envelope_bytes(),
         edge_op_only_pj=0.0,
         edge_full_pj=0.0,
         steps=0,
         depth=0,
+        step_us=None,
         encode_us=None,
         cloud_us=None,
         note="sends the image as JPEG; its accuracy is that before JPEG"
@@ -227,13 +258,14 @@ def _baselines(inputs: Inputs) -> list[Candidate]:
                 kind="baseline",
                 samples=row.test.samples,
                 accuracy=row.test.accuracy,
-                loss_points=100 * (inputs.reference() - row.test.accuracy),
+                loss_points=100 * (inputs.reference().accuracy - row.test.accuracy),
                 payload_bits=0.0 if row.kind == "all_edge" else row.test.payload_bits_mean,
                 message_bytes=ANSWER_BYTES if row.kind == "all_edge" else sent,
                 edge_op_only_pj=priced.op_only_pj,
                 edge_full_pj=priced.full_pj,
                 steps=0,
                 depth=0,
+                step_us=None,
                 encode_us=None,
                 cloud_us=None,
                 note=f"ordinary network, priced by {priced.profile}",

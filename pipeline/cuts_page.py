@@ -52,8 +52,8 @@ def at_each_cut(page: Sheet, inputs: Inputs) -> None:
                 "edge op-only",
                 "edge full",
             ],
-            [_our_row(result, inputs.reference()) for result in cut.ours]
-            + [_baseline_row(row, inputs.reference()) for row in cut.baselines],
+            [_our_row(result, inputs.reference().accuracy) for result in cut.ours]
+            + [_baseline_row(row, inputs.reference().accuracy) for row in cut.baselines],
             numeric=9,
         )
         for sentence in verdicts(cut.split, cut.ours, cut.baselines):

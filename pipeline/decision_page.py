@@ -15,6 +15,7 @@ from pipeline.baseline_rows import PRICED_BY
 from pipeline.candidate import Limits
 from pipeline.candidates import Inputs
 from pipeline.page import Sheet
+from pipeline.plan import told_absent
 from pipeline.points import Point, Points
 from pipeline.results import ProfileRecord
 from pipeline.units import accuracy_text, energy_text
@@ -71,7 +72,7 @@ def decision(
         page.cards(
             [
                 (chosen["name"], "chosen: the least device energy within the limits"),
-                (_loss(chosen), "accuracy lost against the reference"),
+                (_loss(chosen), f"accuracy lost against {decided['reference']['what']}"),
                 (
                     f"{chosen['message_bytes']:,.0f} bytes",
                     "an image on the link, envelope included",
@@ -79,6 +80,8 @@ def decision(
                 (energy_text(1e6 * chosen["total_uj"]), "an image on the device, edge and radio"),
             ]
         )
+    if decided["link_absent"]:
+        page.paragraph(f"The {told_absent(decided['link'], decided['link_absent'])}.")
     if decided["beaten_by"]:
         page.paragraph(
             "Baselines that are as accurate as the chosen cut and take less energy, by the models, "
@@ -107,8 +110,8 @@ def decision(
                 _loss(row),
                 f"{row['payload_bits']:,.0f}",
                 f"{row['message_bytes']:,.0f}",
-                energy_text(row["edge_pj"]["op_only"]),
-                energy_text(row["edge_pj"]["full"]),
+                energy_text(row["edge_pj"]["op_only"]) + ("*" if row["energy_absent"] else ""),
+                energy_text(row["edge_pj"]["full"]) + ("*" if row["energy_absent"] else ""),
                 energy_text(1e6 * row["radio_uj"]),
                 f"{row['latency_ms']:.3g}" + ("*" if row["latency_absent"] else ""),
             ]
@@ -118,9 +121,11 @@ def decision(
     )
     page.paragraph(
         f"Our edges, and both halves on the edge, are priced by {profile.name}, those of baselines "
-        f"by {PRICED_BY[32]} or, in int8, {PRICED_BY[8]}. The time is the edge's steps at the "
-        "profile's step time, encoding and the cloud as measured on the host that ran them, and "
-        "the link's own; * some part of it has no figure, so it is a lower bound. "
+        f"by {PRICED_BY[32]} or, in int8, {PRICED_BY[8]}: two kinds of hardware, each by its own "
+        "model, so a small difference between them says nothing. What coding takes, of spikes or "
+        "of a picture, is in nobody's energy. The time is the edge's steps, each as long as its "
+        "busiest core needs by the profile, encoding and the cloud as measured on the host that "
+        "ran them, and the link's own; * some part has no figure, so it is a lower bound. "
         "◆ on the Pareto front: nothing else is as good in loss, device energy and, where all of "
         "both times is known, time at once."
     )
@@ -229,15 +234,16 @@ def _links(
         other = links.load(name)
         answer = plan.decide(inputs, other, profile, limits)
         row = next((r for r in answer["candidates"] if r["name"] == answer["chosen"]), None)
+        bound = "*" if row and row["radio_uj"] and "power_base" in other.absent else ""
         rows.append(
             [
                 other.title,
                 answer["chosen"] or "none within the limits",
-                "–" if row is None else energy_text(1e6 * row["radio_uj"]),
+                "–" if row is None else energy_text(1e6 * row["radio_uj"]) + bound,
                 "–"
                 if row is None or row["radio_lone_uj"] is None
-                else energy_text(1e6 * row["radio_lone_uj"]),
-                "–" if row is None else energy_text(1e6 * row["total_uj"]),
+                else energy_text(1e6 * row["radio_lone_uj"]) + bound,
+                "–" if row is None else energy_text(1e6 * row["total_uj"]) + bound,
             ]
         )
     page.table(
@@ -247,6 +253,8 @@ def _links(
         numeric=3,
     )
     page.paragraph(
+        "* nobody has published the base power of this link, so its energies are lower bounds, and "
+        "so are those of what is chosen on it. "
         "A message that finds the radio asleep pays for waking it and for its tail; where a link "
         "has a figure for that, it is far more than any cut saves. It is shown apart because it is "
         "the traffic, not the cut, that decides whether it is paid."

@@ -43,7 +43,7 @@ def details(
     input_events as in `measure.energy.energy`; others are ordinary networks to be held against
     beside the edge half's own dense twin.
     measured: any of accuracy_uncut, input_bytes_mean, grouped_bits_mean, encode_us, cloud_us,
-    cloud_depth and cloud_energy_pj of `pipeline.results.Details`, where the caller has them.
+    cloud_depth and whole of `pipeline.results.Details`, where the caller has them.
     """
     classes = list(manifest.classes)
     table = np.zeros((len(classes), len(classes)), dtype=np.int64)
@@ -64,6 +64,7 @@ def details(
             ],
         }
     return {
+        "accounting": results.ACCOUNTING,
         "bundle": {
             "name": manifest.name,
             "backbone": manifest.backbone,

@@ -17,6 +17,7 @@ from lava_edge import netx_file, reference
 from measure import energy
 from measure.counts import Counts, count
 from measure.dense import DenseEnergy
+from measure.energy import EnergyResult
 from measure.profile import Profile
 from pipeline import details
 from pipeline.codes import code_of
@@ -89,7 +90,7 @@ def outcome(
             input_events=events,
             others=others,
             accuracy_uncut=None if graph.output_name == ENCODER else accuracy,
-            **beyond_the_cut(bundle, graph, test, done, profiles, cloud),
+            **beyond_the_cut(bundle, graph, test, done, energies, cloud),
         ),
     }
 
@@ -99,14 +100,13 @@ def beyond_the_cut(
     edge: Graph,
     test: Images,
     done: EdgeRun,
-    profiles: Sequence[Profile],
+    energies: Sequence[tuple[Profile, EnergyResult]],
     cloud: Tail,
 ) -> dict[str, Any]:
     """What the planner needs beside the split itself: the cloud half, times, and the image's size.
 
-    encode_us, and cloud_us where the run was timed, are measured on this host. The cloud half's
-    energy is what its spiking layers would add on the edge, modelled from counts of some samples,
-    without its readout.
+    encode_us, and cloud_us where the run was timed, are measured on this host. The cloud half is
+    priced on the edge without its readout.
     """
     some = evenly(len(test), TIMED)
     code = done.code_ntchw[some]
@@ -122,41 +122,49 @@ def beyond_the_cut(
         "cloud_us": done.cloud_us,
         "grouped_bits_mean": grouped_bits(done.code_ntchw[sized], coding),
         "cloud_depth": cloud.graph.depth[cloud.graph.output_name],
-        "cloud_energy_pj": _added_pj(
+        "whole": _on_one_device(
             edge,
             cloud.graph,
             done.counts.take(some),
             code,
-            profiles,
+            energies,
             np.count_nonzero(test.frames_ntchw[some], axis=(1, 2, 3, 4)),
         ),
         "codec": codec_with_id(usual).name,
     }
     if bundle.manifest.input_bits and test.images.ndim == 4 and test.images.shape[1] in (1, 3):
-        sent = test.images[sized]
-        found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(image) for image in sent]))
+        found["input_bytes_mean"] = float(np.mean([_jpeg_bytes(image) for image in test.images]))
     return found
 
 
-def _added_pj(
+def _on_one_device(
     edge: Graph,
     cloud: Graph,
     counts: Counts,
     code_ntchw: np.ndarray,
-    profiles: Sequence[Profile],
+    energies: Sequence[tuple[Profile, EnergyResult]],
     events: np.ndarray,
-) -> dict[str, dict[str, float]]:
-    """By profile, the energy of both halves on one device less that of the first: they share chips,
-    and the code stays there."""
+) -> dict[str, dict[str, Any]]:
+    """By profile, both halves on one device, where they share chips and the code stays.
+
+    What that takes more than the first half is modelled from the counts of some samples, and added
+    to the first half's energy over all of them.
+    """
     steps = code_ntchw.shape[1]
     whole = edge.followed_by(cloud)
     spikes = reference.run(cloud, code_ntchw).spikes
     together = counts.followed_by(count(cloud, code_ntchw, spikes))
     found = {}
-    for each in profiles:
-        both = energy.energy(whole, together, each, steps, events).mean_pj()
-        first = energy.energy(edge, counts, each, steps, events).mean_pj()
-        found[each.name] = {name: both[name] - first[name] for name in both}
+    for profile, every in energies:
+        both = energy.energy(whole, together, profile, steps, events)
+        first = energy.energy(edge, counts, profile, steps, events).mean_pj()
+        found[profile.name] = {
+            "energy_pj": {
+                name: pj + both.mean_pj()[name] - first[name]
+                for name, pj in every.mean_pj().items()
+            },
+            "step_us": both.step_us,
+        }
     return found
 
 

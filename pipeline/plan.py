@@ -4,15 +4,18 @@ What is compared is the device's energy an image, edge computing (full accountin
 the bytes really sent, envelope included. Beside the cuts stand all in the cloud (the image itself
 is sent) and all on the edge (nothing is), where the results hold what that takes. Baselines are
 shown and never chosen: they need another chip. Energies and edge time are modelled; accuracy, bits
-and bytes are what the runs measured.
+and bytes are what the runs measured. What coding takes, of spikes or of a picture, has no figure
+and is in nobody's energy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +30,15 @@ from pipeline.units import energy_text
 
 SWEEP_MBIT_S = tuple(float(rate) for rate in np.logspace(-3, 3, 61))
 BISECTIONS = 50
+MOST_CHANGES = 64  # between two rates of the sweep
+
+
+class Crossover(NamedTuple):
+    """The rate from which on another candidate is the best; None where none is allowed."""
+
+    rate_mbit_s: float
+    before: str | None
+    after: str | None
 
 
 def plan(
@@ -53,8 +65,8 @@ def plan(
 def decide(inputs: Inputs, link: Link, profile: Profile, limits: Limits) -> dict[str, Any]:
     """What `plan` returns, from files already loaded."""
     found = candidates(inputs, profile)
-    times = {c.name: c.latency(profile, link) for c in found}
-    broken = {c.name: limits.broken(c, times[c.name].total_ms) for c in found}
+    times = {c.name: c.latency(link) for c in found}
+    broken = {c.name: limits.broken(c, times[c.name]) for c in found}
     eligible = [c for c in found if c.kind != "baseline"]
     allowed = [c for c in eligible if broken[c.name] is None]
     chosen = min(allowed, key=lambda c: c.total_uj(link), default=None)
@@ -79,6 +91,7 @@ def decide(inputs: Inputs, link: Link, profile: Profile, limits: Limits) -> dict
                 "radio_uj": candidate.radio_uj(link),
                 "radio_lone_uj": asleep,
                 "total_uj": candidate.total_uj(link),
+                "energy_absent": list(candidate.energy_absent),
                 "latency_ms": time.total_ms,
                 "latency_parts_ms": {
                     part: getattr(time, f"{part}_ms")
@@ -94,6 +107,8 @@ def decide(inputs: Inputs, link: Link, profile: Profile, limits: Limits) -> dict
         "link": link.name,
         "profile": profile.name,
         "accounting": "full",
+        "link_absent": list(link.absent),
+        "reference": asdict(inputs.reference()),
         "limits": {
             "max_loss": limits.max_loss,
             "max_energy_pj": limits.max_energy_pj,
@@ -103,7 +118,7 @@ def decide(inputs: Inputs, link: Link, profile: Profile, limits: Limits) -> dict
         "pareto": front,
         "beaten_by": [] if chosen is None else _better(found, chosen, link),
         "candidates": rows,
-        "sweep": _sweep(eligible, link, profile, limits),
+        "sweep": _sweep(eligible, link, limits),
     }
 
 
@@ -156,45 +171,67 @@ def _why(candidate: Candidate, chosen: Candidate | None, broken: str | None, lin
     return f"a baseline; {text}" if candidate.kind == "baseline" else text
 
 
-def _best(
-    found: Sequence[Candidate], link: Link, profile: Profile, limits: Limits, rate: float
-) -> Candidate | None:
-    allowed = [
-        c for c in found if limits.broken(c, c.latency(profile, link, rate).total_ms) is None
-    ]
-    return min(allowed, key=lambda c: c.total_uj(link, rate), default=None)
+def _best(found: Sequence[Candidate], link: Link, limits: Limits, rate: float) -> str | None:
+    allowed = [c for c in found if limits.broken(c, c.latency(link, rate)) is None]
+    best = min(allowed, key=lambda c: c.total_uj(link, rate), default=None)
+    return None if best is None else best.name
 
 
-def _sweep(
-    found: Sequence[Candidate], link: Link, profile: Profile, limits: Limits
-) -> dict[str, Any]:
-    """Device energy over the link's rate, who is best, and the rates at which that changes."""
-    best = [_best(found, link, profile, limits, rate) for rate in SWEEP_MBIT_S]
-    names = [None if candidate is None else candidate.name for candidate in best]
-    crossovers = []
-    for index in range(1, len(names)):
-        if names[index] == names[index - 1]:
-            continue
-        low, high = SWEEP_MBIT_S[index - 1], SWEEP_MBIT_S[index]
+def _crossovers(best: Callable[[float], str | None], low: float, high: float) -> list[Crossover]:
+    """Where the best changes between two rates, each change found by bisection from below."""
+    found: list[Crossover] = []
+    now, last = best(low), best(high)
+    while now != last and len(found) < MOST_CHANGES:
+        same, other = low, high
         for _ in range(BISECTIONS):
-            middle = math.sqrt(low * high)
-            candidate = _best(found, link, profile, limits, middle)
-            same = (None if candidate is None else candidate.name) == names[index - 1]
-            low, high = (middle, high) if same else (low, middle)
-        crossovers.append({"rate_mbit_s": high, "from": names[index - 1], "to": names[index]})
+            middle = math.sqrt(same * other)
+            same, other = (middle, other) if best(middle) == now else (same, middle)
+        found.append(Crossover(other, now, best(other)))
+        low, now = other, best(other)
+    return found
+
+
+def _sweep(found: Sequence[Candidate], link: Link, limits: Limits) -> dict[str, Any]:
+    """Device energy over the link's rate, who is best, and the rates at which that changes."""
+
+    def best(rate: float) -> str | None:
+        return _best(found, link, limits, rate)
+
+    changes = [
+        change for low, high in pairwise(SWEEP_MBIT_S) for change in _crossovers(best, low, high)
+    ]
     return {
         "rate_mbit_s": list(SWEEP_MBIT_S),
         "total_uj": {c.name: [c.total_uj(link, rate) for rate in SWEEP_MBIT_S] for c in found},
-        "best": names,
-        "crossovers": crossovers,
+        "best": [best(rate) for rate in SWEEP_MBIT_S],
+        "crossovers": [
+            {"rate_mbit_s": change.rate_mbit_s, "from": change.before, "to": change.after}
+            for change in changes
+        ],
     }
+
+
+def told_absent(link: str, figures: Sequence[str]) -> str:
+    """What follows from figures that a link lacks, in words."""
+    bound = {"power_base": "energies", "round_trip_time": "times"}
+    names = " and ".join(name.replace("_", " ") for name in figures)
+    return (
+        f"link {link} has no figure for {names}: "
+        f"{' and '.join(bound[name] for name in figures)} on it are lower bounds"
+    )
 
 
 def summary(result: dict[str, Any]) -> str:
     """The decision in plain lines."""
+    reference = result["reference"]
     lines = [
         f"link {result['link']}, profile {result['profile']}; "
-        "device energy = edge (full accounting, modelled) + radio",
+        "device energy = edge (full accounting, modelled) + radio; coding is not in it",
+        f"losses against {100 * reference['accuracy']:.2f} %, {reference['what']}",
+    ]
+    if result["link_absent"]:
+        lines.append(f"{told_absent(result['link'], result['link_absent'])}")
+    lines += [
         f"chosen: {result['chosen'] or 'none within the limits'}",
         f"Pareto front: {', '.join(result['pareto']) or 'empty'}",
     ]
@@ -202,10 +239,13 @@ def summary(result: dict[str, Any]) -> str:
         better = ", ".join(result["beaten_by"])
         lines.append(f"baselines as accurate for less energy, by the models: {better}")
     for row in result["candidates"]:
+        energy = energy_text(1e6 * row["total_uj"])
+        if row["energy_absent"]:
+            energy += f" and what is not counted ({', '.join(row['energy_absent'])})"
         loss = "unknown" if row["loss_points"] is None else f"{row['loss_points']:.2f} points"
         lines.append(
             f"  {row['name']}: loses {loss}, sends {row['message_bytes']:,.0f} bytes, "
-            f"{energy_text(1e6 * row['total_uj'])}, {row['latency_ms']:.3g} ms "
+            f"{energy}, {row['latency_ms']:.3g} ms "
             f"({'nothing' if not row['latency_absent'] else ', '.join(row['latency_absent'])} "
             f"not counted); {row['why']}"
         )

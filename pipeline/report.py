@@ -9,7 +9,7 @@ A result needs no more than its promised keys. What the pictures draw is in its 
     details.classes, details.confusion      [[count]], rows true, columns predicted
     details.raster      {sample, label, predicted, shape (T, C, H, W), packed base64}
     details.accuracy_uncut, input_bytes_mean, grouped_bits_mean, encode_us, cloud_us
-    details.cloud_energy_pj, cloud_depth
+    details.whole, cloud_depth
 
 `pipeline.results` holds the exact schema, `details()` builds it. Everything is checked before a
 byte is written.

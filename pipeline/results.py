@@ -25,6 +25,7 @@ from splitcore.errors import CodecError, ResultError, UsageError
 from splitcore.place import require_writable
 
 MAX_FILE_BYTES = 64 << 20
+ACCOUNTING = 2  # raised when the same counts come to other energies, times or sizes
 
 Amount = Annotated[float, Field(ge=0, le=1e18)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -146,6 +147,7 @@ class ProfileRecord(Record):
     kind: Literal["neuromorphic", "digital"]
     about: Text
     steps: Positive
+    step_us: Amount | None = None  # mean time of a step, where the profile says
     energy_pj: Energies
     spread_pj: SpreadPair
     layers: dict[Name, Energies]
@@ -211,9 +213,17 @@ class Raster(Record):
             raise ResultError(f"details.raster.packed: {error}") from None
 
 
+class WholeRecord(Record):
+    """Both halves on one edge device, by one profile."""
+
+    energy_pj: Energies
+    step_us: Amount | None  # mean time of a step, where the profile says
+
+
 class Details(Record):
     """What the report draws beyond the promised keys."""
 
+    accounting: Positive
     bundle: BundleRecord
     layers: Annotated[list[LayerRecord], Field(min_length=1)]
     energy: dict[Name, ProfileRecord]
@@ -226,7 +236,7 @@ class Details(Record):
     encode_us: Amount | None = None  # measured, an image
     cloud_us: Amount | None = None  # measured, an image
     cloud_depth: Annotated[int, Field(ge=0, le=4096)] = 0
-    cloud_energy_pj: dict[Name, Energies] = {}  # the cloud half, were it on the edge
+    whole: dict[Name, WholeRecord] = {}
     codec: Name = ""
     classes: list[Name] = []
     confusion: list[list[Count]] = []  # rows true, columns predicted
@@ -263,6 +273,12 @@ class Result(Record):
 
 def check(result: dict[str, Any], where: str = "result") -> Result:
     """The result as a record, or ResultError naming the field."""
+    details = result.get("details")
+    if isinstance(details, dict) and details.get("accounting") != ACCOUNTING:
+        raise ResultError(
+            f"{where}: details.accounting: expected {ACCOUNTING}; other versions counted "
+            "otherwise and do not compare: run `edge --result` again"
+        )
     try:
         return Result.model_validate(result)
     except ValidationError as error:

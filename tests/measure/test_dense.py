@@ -140,9 +140,15 @@ def test_tornado_swings_are_the_energies_at_both_ends_widest_first():
     widths = [swing.width_pj for swing in swings]
     assert widths == sorted(widths, reverse=True)
     assert swings[0].assumption == "step time"
-    # static alone follows the step time: 104.4 mW × 2 × 13 us = 2,714,400 pJ, where 5.9 us gave
-    # 1,231,920 of 1,233,482.6
-    assert f"{swings[0].high_pj:.1f}" == f"{1233482.6 - 1231920 + 2714400:.1f}"
+    # static alone follows the step time: 104.4 mW × 2 × (1.8 + 0.01365) us = 378,690.12 pJ, where
+    # 0.465 + 0.01365 us gave 99,942.12 of 101,504.72
+    assert f"{swings[0].high_pj:.2f}" == f"{101504.72 - 99942.12 + 378690.12:.2f}"
     macs = next(swing for swing in swings if swing.assumption == "mac energy")
-    # 8 MACs × (188.8 - 23.6)
-    assert f"{macs.width_pj:.1f}" == "1321.6"
+    # 8 MACs × (141.6 - 23.6)
+    assert f"{macs.width_pj:.1f}" == "944.0"
+    # a's six neurons on one core: 58.2 ns a step, where b's 13.65 were the longest
+    packed = next(swing for swing in swings if swing.assumption == "what each core holds")
+    assert f"{packed.width_pj:.2f}" == f"{104.4 * 2 * (58.2 - 13.65):.2f}"
+    alone = next(swing for swing in swings if swing.assumption == "how samples follow one another")
+    # 12 + 2 more idle updates and 2 more active; static 198,464.4 for 99,942.12
+    assert f"{alone.width_pj:.2f}" == f"{14 * 52 + 2 * 81 + 198464.4 - 99942.12:.2f}"

@@ -112,12 +112,14 @@ def test_energy_of_two_layers_on_loihi_equals_the_sum_worked_by_hand():
     assert digits(term(result, "neuron_updates_idle").energy_pj) == ["208.0000", "0.0000"]
     # a message: 1.7 + 2 hops × 3.5 = 8.7; a: (2 pixels + 3 spikes) × 8.7; b: 1 × 8.7 to the link
     assert digits(term(result, "routing").energy_pj) == ["43.5000", "8.7000"]
-    # 104.4 mW × 2 × 5.9 us = 1,231,920 pJ, shared 6 : 2
-    assert digits(term(result, "static").energy_pj) == ["923940.0000", "307980.0000"]
+    # a step waits for b, whose two neurons are busy for (6 × 3.5 + 4 × 8.4) / 2 = 27.3 ns of it, on
+    # two cores: 465 + 13.65 ns. 104.4 mW × 2 × 0.47865 us = 99,942.12 pJ, shared 6 : 2
+    assert f"{result.step_us:.5f}" == "0.47865"
+    assert digits(term(result, "static").energy_pj) == ["74956.5900", "24985.5300"]
     assert digits(term(result, "relays").energy_pj) == ["0.0000", "0.0000"]
-    # 188.8+648+208+43.5+923940 = 925028.3; 141.6+324+8.7+307980 = 308454.3
-    assert digits(result.full_pj) == ["925028.3000", "308454.3000"]
-    assert f"{result.mean_pj()['full']:.4f}" == "1233482.6000"
+    # 188.8+648+208+43.5+74956.59 = 76044.89; 141.6+324+8.7+24985.53 = 25459.83
+    assert digits(result.full_pj) == ["76044.8900", "25459.8300"]
+    assert f"{result.mean_pj()['full']:.4f}" == "101504.7200"
     assert term(result, "memory_weights").status == "included"
 
 
@@ -142,12 +144,44 @@ def test_relays_take_their_places_on_chips():
     small = profile.load("loihi1").with_value("neurons_per_chip", 12)
     result = energy.energy(WAITING, waited(), small, 2)
     # 3 × 4 neurons would fill one chip; the 4 relays before c need a second
-    # 2 × 104.4 mW × 2 × 5.9 us = 2,463,840 pJ, shared 4 : 4 : 4 + 4
+    # busy: a and b 8 × 5.3 / 2 = 21.2 ns a step each, c (3 × (3.5 + 8.4) + 13 × 5.3) / 2 = 52.3 ns;
+    # 94.7 ns on 24/1024 of a core take 4040.53 ns, and the barrier 465
+    # 2 × 104.4 mW × 2 × 4.50553 us = 1,881,510.72 pJ, shared 4 : 4 : 4 + 4
     assert digits(term(result, "static").energy_pj) == [
-        "615960.0000",
-        "615960.0000",
-        "1231920.0000",
+        "470377.6800",
+        "470377.6800",
+        "940755.3600",
     ]
+
+
+def test_a_sample_alone_runs_on_until_its_last_spikes_are_out():
+    loihi = profile.load("loihi1")
+    alone = energy.energy(GRAPH, counts(), loihi, 2, EVENTS, alone=True)
+    # depth 2: four steps for two, 24 and 8 updates; active as many as operations came, 8 and 6
+    assert digits(term(alone, "neuron_updates_active").energy_pj) == ["648.0000", "486.0000"]
+    assert digits(term(alone, "neuron_updates_idle").energy_pj) == ["832.0000", "104.0000"]
+    # b: (6 × 3.5 + 6 × 8.4 + 2 × 5.3) / 4 = 20.5 ns on two cores
+    # 104.4 mW × 4 × 0.47525 us = 198,464.4 pJ
+    assert f"{term(alone, 'static').energy_pj.sum():.2f}" == "198464.40"
+
+
+def test_the_mean_alone_is_the_mean_of_all_samples():
+    # two samples, each of which keeps another layer busiest
+    zeros = np.zeros((2, 2), np.int64)
+    uneven = Counts(
+        layers=("a", "b"),
+        spikes=zeros,
+        synops=np.array([[4_000_000, 0], [0, 2_000_000]]),
+        macs=zeros,
+        neuron_updates=zeros + 12,
+        relay_events=zeros,
+    )
+    loihi, events = profile.load("loihi1"), np.array([2, 2])
+    every = energy.energy(GRAPH, uneven, loihi, 2, events)
+    mean = energy.energy(GRAPH, uneven, loihi, 2, events, mean_only=True)
+    assert mean.mean_pj() == pytest.approx(every.mean_pj(), rel=1e-12)
+    assert mean.step_us == pytest.approx(every.step_us, rel=1e-12)
+    assert every.step_us > 1
 
 
 def test_what_never_happens_needs_no_figure():

@@ -44,7 +44,8 @@ def test_send_alone_on_lte_costs_thousands_of_times_the_bits():
 
 
 def test_send_without_base_power_says_so():
-    assert "power_base" in link.load("5g_mmwave").send(1).absent
+    assert link.load("5g_mmwave").absent == ("power_base", "round_trip_time")
+    assert link.load("4g").absent == ("round_trip_time",)
 
 
 def test_send_at_another_rate_keeps_the_power_model():

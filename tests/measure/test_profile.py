@@ -111,6 +111,14 @@ def test_load_static_power_without_step_time_is_refused(tmp_path):
         profile.load(written(tmp_path, own(figures={"static_power": power})))
 
 
+@pytest.mark.parametrize("missing", ["step_time", "neurons_per_chip", "neurons_per_core"])
+def test_load_the_time_of_an_operation_without_the_cores_that_take_it_is_refused(tmp_path, missing):
+    figures = json.loads((profile.FOLDER / "loihi1.json").read_text())["figures"]
+    del figures[missing], figures["static_power"]
+    with pytest.raises(ProfileError, match=rf"figures\.{missing}: missing; the time"):
+        profile.load(written(tmp_path, own(figures=figures)))
+
+
 @pytest.mark.parametrize("change", [{"value": 0}, {"value": 1e-310}, {"low": 0, "high": 9e5}])
 def test_load_a_chip_without_neurons_is_refused(tmp_path, change):
     figures = json.loads((profile.FOLDER / "loihi1.json").read_text())["figures"]

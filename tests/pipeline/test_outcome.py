@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lava_edge import netx_file, reference
 from lava_edge.uplink import Answer
@@ -13,6 +14,7 @@ from pipeline.edge import EdgeRun
 from splitcore import tail
 from splitcore.bundle import open_bundle
 from splitcore.codec import context, registry
+from training.baselines.jpeg import JpegUpload
 
 SAMPLES = 6
 
@@ -86,10 +88,12 @@ def test_both_halves_on_one_device_share_its_chips_and_keep_the_code(finished):
     whole = edge.followed_by(cloud)
     events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
     counts = count(whole, test.frames_ntchw, spikes)
-    both = energy.energy(whole, counts, loihi, 4, events).mean_pj()
+    both = energy.energy(whole, counts, loihi, 4, events)
     first = energy.energy(edge, done.counts, loihi, 4, events).mean_pj()
-    found = outcome.outcome(*finished, [loihi])["details"]["cloud_energy_pj"]["loihi1"]
-    assert found == pytest.approx({name: both[name] - first[name] for name in both})
+    found = outcome.outcome(*finished, [loihi])["details"]["whole"]["loihi1"]
+    assert found["energy_pj"] == pytest.approx(both.mean_pj())
+    assert found["step_us"] == pytest.approx(both.step_us)
+    added = {name: pj - first[name] for name, pj in found["energy_pj"].items()}
     alone = energy.energy(
         cloud,
         count(cloud, done.code_ntchw, reference.run(cloud, done.code_ntchw).spikes),
@@ -97,8 +101,8 @@ def test_both_halves_on_one_device_share_its_chips_and_keep_the_code(finished):
         4,
         np.count_nonzero(done.code_ntchw, axis=(1, 2, 3, 4)),
     ).mean_pj()
-    assert found["op_only"] == pytest.approx(alone["op_only"])
-    assert 0 < found["full"] < alone["full"]  # a whole chip less
+    assert added["op_only"] == pytest.approx(alone["op_only"])
+    assert 0 < added["full"] < alone["full"]  # a whole chip less
 
 
 def test_outcome_of_a_code_that_never_fires_has_no_ratio(finished):
@@ -108,9 +112,13 @@ def test_outcome_of_a_code_that_never_fires_has_no_ratio(finished):
     assert outcome.outcome(bundle, test, run, [profile.load("loihi1")])["compression_ratio"] is None
 
 
-def test_sizes_as_jpeg_are_of_images_spread_over_all(finished, monkeypatch):
-    monkeypatch.setattr(outcome, "SIZED", 2)
-    monkeypatch.setattr(outcome, "_jpeg_bytes", lambda image: int(image.sum()))
-    found = outcome.outcome(*finished, [profile.load("loihi1")])
-    first, middle = finished[1].images[[0, SAMPLES // 2]]
-    assert found["details"]["input_bytes_mean"] == (int(first.sum()) + int(middle.sum())) / 2
+def test_size_as_jpeg_is_what_the_baseline_that_uploads_pictures_is_charged(finished):
+    bundle, _, done = finished
+    noise = np.random.default_rng(3).integers(0, 256, (SAMPLES, 3, 32, 32), dtype=np.uint8)
+    smooth = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8), (SAMPLES, 3, 32, 32))
+    pictures = np.concatenate([noise[: SAMPLES // 2], smooth[SAMPLES // 2 :]])
+    test = replace(finished[1], images=pictures)
+    found = outcome.outcome(bundle, test, done, [profile.load("loihi1")])
+    sent = JpegUpload(outcome.JPEG_QUALITY).transmit(torch.from_numpy(pictures) / 255)
+    charged = np.mean([len(payload) for payload in sent.payloads])
+    assert found["details"]["input_bytes_mean"] == pytest.approx(charged)

@@ -121,11 +121,70 @@ def test_plan_limit_on_edge_energy_excludes_later_cuts(files):
     assert "2 µJ allowed" in rows(result)["middle"]["why"]
 
 
-def test_plan_limit_on_latency_excludes_large_messages(files):
+def test_plan_limit_on_latency_excludes_large_messages_and_unknown_times(tmp_path):
+    timed = {"encode_us": 100, "cloud_us": 100}
+    files = [
+        written(tmp_path, "early", 0.94, 800, 1e6, **timed),
+        written(tmp_path, "late", 0.93, 60, 300e6, **timed),
+        written(tmp_path, "untimed", 0.93, 60, 1e6, cloud_us=100),
+    ]
     result = plan.plan(files, link="3g", profile="loihi1", max_latency_ms=2.0)
-    # 60 bytes at 1.1 Mbit/s take 0.44 ms, 200 bytes 1.45 ms, 800 bytes 5.8 ms
+    # 60 bytes at 1.1 Mbit/s take 0.44 ms, 800 bytes 5.8 ms
     assert result["chosen"] == "late"
-    assert "ms, 2 allowed" in rows(result)["early"]["why"]
+    table = rows(result)
+    assert "ms, 2 allowed" in table["early"]["why"]
+    assert table["untimed"]["why"] == "its time is not known (encode), so no limit holds it"
+    assert plan.plan(files, link="3g", profile="loihi1")["chosen"] == "untimed"
+    slow = plan.plan(files[1:2], link="3g", profile="cmos45_fp32", max_latency_ms=2.0)
+    assert slow["chosen"] is None  # a processor without a step time
+
+
+def test_plan_edge_time_is_that_of_the_busiest_cores_steps(tmp_path):
+    path = written(tmp_path, "only", 0.93, 60, 1e6)
+    result = json.loads(path.read_text())["details"]
+    (row, _) = plan.plan([path], link="3g", profile="loihi1")["candidates"]
+    step_us = result["energy"]["loihi1"]["step_us"]
+    assert step_us > 0.465
+    steps = 4 + result["depth"]
+    assert row["latency_parts_ms"]["edge"] == pytest.approx(steps * step_us / 1e3)
+
+
+def test_plan_says_what_is_in_no_sum(tmp_path, files):
+    result = plan.plan(files, link="4g_2021", profile="loihi1")
+    assert result["link_absent"] == ["power_base", "round_trip_time"]
+    told = plan.summary(result)
+    assert "no figure for power base and round trip time: energies and times on it are low" in told
+    path = written(tmp_path, "small", 0.93, 60, 1e6)
+    content = json.loads(path.read_text())
+    for term in content["details"]["energy"]["loihi1"]["terms"]:
+        if term["name"] in ("macs", "static"):
+            term.update(status="absent", energy_pj=None, layers_pj=None)
+    path.write_text(json.dumps(content))
+    result = plan.plan([path], link="wifi", profile="loihi1")
+    assert rows(result)["small"]["energy_absent"] == ["macs", "static"]
+    assert "and what is not counted (macs, static)" in plan.summary(result)
+
+
+def test_plan_tells_what_losses_are_counted_from(tmp_path, files):
+    known = plan.plan(files, link="wifi", profile="loihi1")
+    assert known["reference"] == {"accuracy": 0.96, "what": "the uncut network"}
+    alone = plan.plan([written(tmp_path, "alone", 0.9, 60, 1e6)], link="wifi", profile="loihi1")
+    assert alone["reference"]["accuracy"] == 0.9
+    assert "losses against 90.00 %, the best of these results, as none" in plan.summary(alone)
+
+
+def test_plan_a_bundle_called_like_another_way_keeps_its_own_row(tmp_path):
+    path = written(tmp_path, "all in the cloud", 0.93, 60, 1e6)
+    result = plan.plan([path], link="wifi", profile="loihi1")
+    names = [row["name"] for row in result["candidates"]]
+    assert names == ["all in the cloud", "all in the cloud (2)"]
+    assert set(result["sweep"]["total_uj"]) == set(names)
+
+
+def test_a_result_of_another_accounting_is_refused(tmp_path):
+    path = written(tmp_path, "old", 0.93, 60, 1e6, accounting=1)
+    with pytest.raises(ResultError, match=r"old\.json: details\.accounting: expected 2; other ver"):
+        plan.plan([path], link="wifi", profile="loihi1")
 
 
 def test_plan_no_cut_within_the_limits_says_so(files):
@@ -156,6 +215,21 @@ def test_plan_sweep_finds_the_rate_at_which_the_best_changes(tmp_path):
     assert (crossing["from"], crossing["to"]) == ("far", "near")
 
 
+def test_plan_sweep_finds_a_best_between_two_of_its_rates(tmp_path):
+    # uJ at e nJ a bit: A 1 + 1 e, B 80 + 0.8 e, C 162 + 0.6 e (thousand bits); A and B meet at
+    # e = 395, which is 1.18805 Mbit/s, B and C at e = 410, 1.0475: within one step of the sweep
+    files = [
+        written(tmp_path, name, 0.9, size / 8, pj)
+        for name, size, pj in (("A", 1000, 1e6), ("B", 800, 80e6), ("C", 600, 162e6))
+    ]
+    result = plan.plan(files, link="wifi", profile="loihi1")
+    found = [
+        (round(each["rate_mbit_s"], 4), each["from"], each["to"])
+        for each in result["sweep"]["crossovers"]
+    ]
+    assert found == [(1.0475, "C", "B"), (1.1881, "B", "A")]
+
+
 def test_plan_all_on_the_edge_adds_the_cloud_half_and_sends_nothing(tmp_path):
     path = written(
         tmp_path,
@@ -163,11 +237,14 @@ def test_plan_all_on_the_edge_adds_the_cloud_half_and_sends_nothing(tmp_path):
         0.93,
         60,
         300e6,
-        cloud_energy_pj={"loihi1": {"op_only": 1e6, "full": 700e6}},
+        whole={"loihi1": {"energy_pj": {"op_only": 76e6, "full": 1000e6}, "step_us": 2.0}},
     )
     table = rows(plan.plan([path], link="3g", profile="loihi1"))
     assert table["late, all on the edge"]["total_uj"] == 1000.0
     assert table["late, all on the edge"]["message_bytes"] == 0
+    steps = 4 + json.loads(path.read_text())["details"]["depth"]
+    parts = table["late, all on the edge"]["latency_parts_ms"]
+    assert parts["edge"] == pytest.approx(steps * 2.0 / 1e3)
 
 
 def test_plan_cloud_of_unknown_accuracy_cannot_be_chosen(tmp_path):
