@@ -168,6 +168,15 @@ class Profile(Strict):
         )
         return self.model_copy(update={"figures": {**self.figures, figure: moved}})
 
+    def with_point(self, index: int, energy: float) -> Profile:
+        """The same profile with one buffer's access at another cost, in its own unit."""
+        assert self.memory is not None
+        points = list(self.memory.points)
+        moved = {"value": energy, "low": None, "high": None}
+        figure = points[index].energy.model_copy(update=moved)
+        points[index] = points[index].model_copy(update={"energy": figure})
+        return self.model_copy(update={"memory": self.memory.model_copy(update={"points": points})})
+
     def with_memory_scaled(self, factor: float) -> Profile:
         """The same profile with every buffer access at `factor` times its cost. Needs `memory`."""
         assert self.memory is not None

@@ -100,6 +100,13 @@ def tornado(
         ),
     ]
     if profile.memory is not None:
+        for index, point in enumerate(profile.memory.points):
+            figure = point.energy
+            ends = [figure.value if end is None else end for end in (figure.low, figure.high)]
+            low_pj, high_pj = (mean_pj(profile.with_point(index, end)) for end in ends)
+            low_is, high_is = (f"{end:g} {figure.unit}" for end in ends)
+            name = f"access to a buffer of {point.bytes:,} bytes"
+            swings.append(Swing(name, low_pj, high_pj, base, low_is, high_is))
         swings.append(
             Swing(
                 "cost of every buffer",

@@ -101,9 +101,9 @@ class Terms:
         )
         self.input_known = input_events is not None
         dense_events = np.full(len(self.spikes), math.prod(graph.input.shape) * steps)
-        self.input_events = (
-            dense_events if input_events is None else np.asarray(input_events)
-        ).astype(np.float64)
+        self.input_events = (dense_events if input_events is None else np.asarray(input_events)) * (
+            1.0 if graph.input.message_bits else activity
+        )  # binary events are spikes
         self.places = self.neurons + self.relay_neurons
         relay_updates = (self.relay_neurons * self.steps).astype(np.float64)
         self.relay_idle = relay_updates[None, :] - self.relays
@@ -210,7 +210,7 @@ class Terms:
         total = np.zeros(self.spikes.shape)
         for index, layer in enumerate(self.graph.layers):
             for _, synapse, events in self._events_in(layer):
-                if not isinstance(synapse, Dense):
+                if isinstance(synapse, Conv | ConvTranspose):
                     total[:, index] += events
         return total
 

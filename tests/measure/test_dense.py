@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -152,3 +154,18 @@ def test_tornado_swings_are_the_energies_at_both_ends_widest_first():
     alone = next(swing for swing in swings if swing.assumption == "how samples follow one another")
     # 12 + 2 more idle updates and 2 more active; static 198,464.4 for 99,942.12
     assert f"{alone.width_pj:.2f}" == f"{14 * 52 + 2 * 81 + 198464.4 - 99942.12:.2f}"
+
+
+def test_tornado_moves_a_buffer_that_has_a_range(tmp_path):
+    content = json.loads((profile.FOLDER / "cmos45_fp32.json").read_text())
+    content["memory"]["points"][0]["energy"].update(low=1, high=12)
+    content["name"] = "mine"
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(content))
+    mine = profile.load(path)
+    swings = sensitivity.tornado(GRAPH, counts(), mine, 2, EVENTS)
+    (moved,) = [swing for swing in swings if swing.assumption.startswith("access to a buffer")]
+    assert (moved.low_is, moved.high_is) == ("1 pJ", "12 pJ")
+    # all buffers are small: 100+200+25 + 50+100+20 = 495 pJ of memory at 10 pJ an access
+    assert f"{moved.high_pj - moved.base_pj:.4f}" == f"{495 * 0.2:.4f}"
+    assert f"{moved.base_pj - moved.low_pj:.4f}" == f"{495 * 0.9:.4f}"

@@ -184,6 +184,27 @@ def test_the_mean_alone_is_the_mean_of_all_samples():
     assert every.step_us > 1
 
 
+def test_a_shortcut_computes_no_addresses():
+    result = energy.energy(WAITING, waited(), profile.load("cmos45_fp32"), 2)
+    assert term(result, "addressing").energy_pj.sum() == 0
+
+
+def test_a_silent_network_of_binary_input_has_no_events_at_all():
+    chain = Graph(
+        Input((1, 1, 3)),
+        (lif("a", Current("input", Dense(np.full((2, 3), 2))), channels=2),),
+    )
+    done = count(chain, (FRAMES > 0).astype(np.uint8), {"a": SPIKES["b"]})
+    for name, of_events in (("loihi1", "routing"), ("cmos45_fp32", "memory_events")):
+        silent = energy.energy(chain, done, profile.load(name), 2, EVENTS, activity=0.0)
+        assert term(silent, of_events).energy_pj.sum() == 0
+        half = energy.energy(chain, done, profile.load(name), 2, EVENTS, activity=0.5)
+        whole = energy.energy(chain, done, profile.load(name), 2, EVENTS)
+        sums = [term(each, of_events).energy_pj.sum() for each in (half, whole)]
+        assert sums[0] == pytest.approx(sums[1] / 2)
+        assert sums[1] > 0
+
+
 def test_what_never_happens_needs_no_figure():
     # one dense layer of binary input: no graded products, no shortcut, so neither is missed
     chain = Graph(
