@@ -179,3 +179,18 @@ def test_jpeg_upload_changes_little_at_high_quality(channels: int) -> None:
     assert sent.features.shape == ramp.shape
     assert float((sent.features - ramp).abs().max()) < 0.05
     assert len(JpegUpload(5).transmit(ramp).payloads[0]) < len(sent.payloads[0])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_bottlenet_sends_its_range_in_four_bytes_and_keeps_what_it_holds(scale: float) -> None:
+    codec = BottleNet(4, 1, 1, quality=95)
+    code = scale * torch.linspace(0.1003, 2.7007, 64).reshape(1, 8, 8)
+    payload = codec.pack(code)
+    assert (
+        payload[:4]
+        == np.array([0.1003 * scale, 2.7007 * scale]).clip(None, 65504).astype("<f2").tobytes()
+    )
+    got = codec.unpack(payload, (1, 8, 8))
+    if scale <= 1:
+        assert float((got - code).abs().max()) < 0.02 * scale
+    assert torch.isfinite(got).all()

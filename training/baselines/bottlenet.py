@@ -4,7 +4,7 @@
             channels tiled into one grey picture, JPEG of quality 20
     cloud   picture, tiles, conv of stride 1/s, 1×1 conv c' → c, batch norm, ReLU
 
-JPEG counts as the identity for the gradient. Minimum and maximum travel as float32.
+JPEG counts as the identity for the gradient. Minimum and maximum travel in 16 bits each.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from training.baselines import jpeg
 from training.baselines.codec import FeatureCodec, conv_norm, upscale_norm
 
-RANGE = struct.Struct("<ff")  # minimum and maximum of the code
+RANGE = struct.Struct("<ee")  # minimum and maximum of the code
 LEVELS = 255
+HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class BottleNet(FeatureCodec):
@@ -54,10 +55,10 @@ class BottleNet(FeatureCodec):
     def pack(self, code_chw: torch.Tensor) -> bytes:
         """Range, then the tiled picture."""
         code = code_chw.detach().float().numpy()
-        low, high = float(code.min()), float(code.max())
-        span = (high - low) or 1.0
-        levels = np.rint((code - low) / span * LEVELS).astype(np.uint8)
-        return RANGE.pack(low, high) + jpeg.compress(_tile(levels), self.quality)
+        ends = RANGE.pack(*np.clip((code.min(), code.max()), -HALF_MAX, HALF_MAX))
+        low, high = RANGE.unpack(ends)
+        levels = np.rint((code - low) / ((high - low) or 1.0) * LEVELS).clip(0, LEVELS)
+        return ends + jpeg.compress(_tile(levels.astype(np.uint8)), self.quality)
 
     def unpack(self, payload: bytes, shape: tuple[int, ...]) -> torch.Tensor:
         """The code of a payload."""
