@@ -98,7 +98,8 @@ class Catalogue:
         """For ever: publish new versions, forget old ones that no stream uses any more.
 
         What fails is logged. A version that its own files keep out of service is tried again when
-        one of them changes, since it may still be on its way there; any other at each look.
+        one of them changes, since it may still be on its way there, or when another folder has a
+        new version; any other at each look.
         """
         while True:
             await asyncio.sleep(every_s)
@@ -127,6 +128,9 @@ class Catalogue:
                 folder.seen = stamp
         else:
             folder.seen, folder.refused = stamp, None
+            for other in self._folders:
+                if other.refused is not None:  # perhaps for a name that is free now
+                    other.seen = ()
 
     async def _forget(self, served: Served) -> None:
         try:

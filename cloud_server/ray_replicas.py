@@ -85,6 +85,7 @@ class RayReplicas(Replicas):
 
     async def load(self, bundle: Bundle) -> Engine:
         """See Replicas. Raises LinkError where Ray does not start or cannot be joined."""
+        await asyncio.to_thread(load_predictor, bundle)  # what cannot be loaded starts nowhere
         if not ray.is_initialized():
             await asyncio.to_thread(self._start)
         handle = await asyncio.to_thread(self._deploy, bundle)

@@ -273,6 +273,25 @@ def test_version_with_the_name_of_another_folders_is_refused(tmp_path, caplog):
     assert refusals(caplog) == [f"{two}: its name, one, is that of {one}, too"]
 
 
+def test_version_refused_for_its_name_is_served_once_the_name_is_free(tmp_path, caplog):
+    async def main():
+        one = make_bundle(tmp_path / "one", seed=1, name="one")
+        two = make_bundle(tmp_path / "two", seed=2, name="two")
+        watched = Watched(one.path, two.path)
+        async with watched.watching():
+            second = make_bundle(two.path, seed=3, name="one")
+            while not refusals(caplog):
+                await asyncio.sleep(LOOK_S)
+            other = make_bundle(one.path, seed=4, name="other")
+            while {each.digest.hex() for each in watched.service.served} != {
+                second.digest,
+                other.digest,
+            }:
+                await asyncio.sleep(LOOK_S)
+
+    run(main())
+
+
 def test_version_that_needs_larger_messages_than_are_read_is_refused(tmp_path, caplog):
     async def main():
         first = make_bundle(tmp_path / "model", seed=1)

@@ -16,7 +16,7 @@ from lava_edge.uplink import Uplink
 from splitcore.bundle import open_bundle
 from splitcore.codec import context
 from splitcore.codec.registry import encode_best
-from splitcore.errors import LinkError, UsageError
+from splitcore.errors import BundleError, LinkError, UsageError
 from tests.conftest import ROOT
 from tests.tiny_bundle import expected_scores, make_bundle, random_code, random_tail
 
@@ -58,6 +58,20 @@ def test_replica_has_all_it_needs_in_the_files_it_is_sent(monkeypatch):
     found = TailReplica(replica_files(bundle), bundle.digest)(samples)
     assert not found.errors
     assert np.array_equal(found.scores_nk, asyncio.run(by_local_engine()))
+
+
+def test_bundle_that_cannot_be_loaded_starts_no_replica(tmp_path, monkeypatch):
+    from cloud_server import ray_replicas
+
+    def never(*_, **__):
+        raise AssertionError("Ray was started for it")
+
+    for module, name in ((ray_replicas.ray, "init"), (ray_replicas.serve, "run")):
+        monkeypatch.setattr(module, name, never)
+    bundle = make_bundle(tmp_path / "tiny")
+    bundle.cloud_path.write_bytes(b"no tensors")
+    with pytest.raises(BundleError, match="cloud"):
+        asyncio.run(ray_replicas.RayReplicas(None, (1, 1)).load(bundle))
 
 
 def replica_processes():
