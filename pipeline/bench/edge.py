@@ -2,7 +2,7 @@
 
 All sides run in turn, several rounds, in one call; ratios are medians over rounds, because absolute
 times change with the machine and with what else it does. Every timed run's spikes are compared with
-the reference. Rates count from the first result that arrives to the last, start-up left out.
+the reference. Rates count from the end of the first batch to that of the last, start-up left out.
 """
 
 from __future__ import annotations
@@ -90,16 +90,20 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _codes_rate(codes: Iterator[np.ndarray], expected: np.ndarray, skip: int) -> tuple[float, int]:
-    """Samples a second after the first `skip` ones, and spikes that differ from `expected`."""
-    wrong, seen, first, last = 0, 0, 0.0, 0.0
-    for code in codes:
-        last = time.perf_counter()
-        if seen == skip:
-            first = last
-        wrong += int((code != expected[seen % len(expected)]).sum())
-        seen += 1
-    return (seen - 1 - skip) / (last - first), wrong
+def _codes_rate(
+    codes: Iterator[np.ndarray], expected: np.ndarray, batch: int = 1
+) -> tuple[float, int]:
+    """Samples a second, and spikes that differ from `expected`.
+
+    A batch arrives in a burst when all its work is done: the clock runs from the end of the first
+    burst to that of the last whole one.
+    """
+    wrong, ends = 0, []
+    for seen, code in enumerate(codes, 1):
+        if seen % batch == 0:
+            ends.append(time.perf_counter())
+        wrong += int((code != expected[(seen - 1) % len(expected)]).sum())
+    return batch * (len(ends) - 1) / (ends[-1] - ends[0]), wrong
 
 
 class _Bench:
@@ -119,13 +123,12 @@ class _Bench:
     def _leaf_rate(self, head: BenchHead, samples: int, batch: int) -> tuple[float, int]:
         results = simulate(self._file(head), self._frames(head, samples), batch=batch)
         codes = (result.code_tchw for result in results)
-        skip = batch if batch < samples else 0
-        return _codes_rate(codes, head.spikes[head.graph.output_name], skip)
+        return _codes_rate(codes, head.spikes[head.graph.output_name], batch)
 
     def _stock_rate(self, head: BenchHead) -> tuple[float, int]:
         frames = np.stack(list(self._frames(head, STOCK_SAMPLES)))
         codes = run_netx(self._file(head), frames)
-        return _codes_rate(codes, head.spikes[head.graph.output_name], 0)
+        return _codes_rate(codes, head.spikes[head.graph.output_name])
 
     def main(self, rounds: int) -> dict[str, Any]:
         """Ten 3×3 layers of 32×32×16, all sides, and every layer's spikes."""
@@ -229,7 +232,8 @@ def torch_images_per_s(head: BenchHead) -> float:
     torch.set_num_threads(stepper.available_threads())
     try:
         twin = slayer_twin.build(head.graph)
-        frames = np.stack([head.frames_ntchw[i % len(head.frames_ntchw)] for i in range(16)])
+        samples = np.arange(TORCH_SAMPLES) % len(head.frames_ntchw)
+        frames = head.frames_ntchw[samples]
         inputs = torch.tensor(np.moveaxis(frames, 1, -1), dtype=torch.float32)
         best = np.inf
         with torch.no_grad():

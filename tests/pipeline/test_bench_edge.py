@@ -1,4 +1,8 @@
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 
 from lava_edge import reference
 from pipeline.bench import edge
@@ -29,9 +33,37 @@ def test_chain_is_what_stock_netx_can_run() -> None:
 def test_codes_rate_counts_each_mismatched_spike() -> None:
     expected = np.zeros((2, 1, 1, 1, 3), np.uint8)
     wrong = expected[0] + 1
-    rate, mismatched = edge._codes_rate(iter([expected[0], wrong, wrong]), expected, 0)
+    rate, mismatched = edge._codes_rate(iter([expected[0], wrong, wrong]), expected)
     assert mismatched == 6
     assert rate > 0
+
+
+@pytest.mark.parametrize("batch", [1, 16, 32, 64])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_leaf_rate_of_batches_that_arrive_in_bursts_is_exact(batch, odd, tmp_path, monkeypatch):
+    head, now = _small_residual(), 0
+    code = head.spikes[head.graph.output_name]
+
+    def bursts(_file, frames, *, batch):
+        """After a start of 100 seconds a quarter of a second a sample, whole batches at once."""
+        nonlocal now
+        now = 100
+        for index in range(sum(1 for _ in frames)):
+            if index % batch == 0:
+                now += batch / 4
+            yield SimpleNamespace(code_tchw=code[index % len(code)])
+
+    monkeypatch.setattr(edge, "simulate", bursts)
+    monkeypatch.setattr(edge, "time", SimpleNamespace(perf_counter=lambda: now))
+    samples = 4 * batch + odd
+    assert edge._Bench(tmp_path)._leaf_rate(head, samples, batch) == (4.0, 0)
+
+
+def test_torch_rate_is_of_all_the_samples_that_went_through(monkeypatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(edge, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(edge, "TORCH_SAMPLES", 3)
+    assert edge.torch_images_per_s(_small_residual()) == 3.0
 
 
 def test_sum_row_measures_all_three_and_positive() -> None:
