@@ -293,9 +293,13 @@ def load(path: Path) -> Result:
 def read(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ResultError naming the file."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        if path.exists() and not path.is_file():  # a pipe may wait, a device give, for ever
+            raise ResultError(f"{path}: expected a file")
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
             raise ResultError(f"{path}: larger than {MAX_FILE_BYTES} bytes, no result file")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text.decode("utf-8"))
     except OSError as error:
         raise ResultError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

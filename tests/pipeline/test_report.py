@@ -1,5 +1,7 @@
 import copy
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -121,6 +123,30 @@ def test_load_file_that_is_no_result_is_one_line(tmp_path, content):
     with pytest.raises(ResultError, match=r"result\.json") as caught:
         results.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_read_of_a_pipe_or_device_is_refused_before_it_is_opened(tmp_path):
+    pipe = tmp_path / "result.json"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero"), tmp_path):
+        with pytest.raises(ResultError, match=f"{path}: expected a file"):
+            results.read(path)
+
+
+def test_read_of_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    path.write_text('{"a": 1}')
+    monkeypatch.setattr(results, "MAX_FILE_BYTES", 8)
+    assert results.read(path) == {"a": 1}
+    path.write_text('{"a": 12}')
+    with pytest.raises(ResultError, match=r"result\.json: larger than 8 bytes"):
+        results.read(path)
+
+
+def test_read_takes_no_more_than_the_limit_of_a_file_that_says_it_is_empty(monkeypatch):
+    monkeypatch.setattr(results, "MAX_FILE_BYTES", 8)
+    with pytest.raises(ResultError, match="larger than 8 bytes"):
+        results.read(Path("/proc/self/status"))
 
 
 def test_details_say_the_relay_events_of_each_layer():
