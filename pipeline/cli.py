@@ -456,9 +456,11 @@ def report(
     out: Annotated[
         Path, typer.Option(help="The HTML file to write; FILE.md: the decision as Markdown.")
     ],
-    link: Annotated[str, typer.Option(help=LINKS + " To decide by.")] = "wifi",
+    link: Annotated[str | None, typer.Option(help=LINKS + " To decide by; default: wifi.")] = None,
     profile: Annotated[str | None, typer.Option(help=PROFILES + " To decide by.")] = None,
-    max_loss: Annotated[float, typer.Option(help="Most accuracy to lose, in points.")] = 2.0,
+    max_loss: Annotated[
+        float | None, typer.Option(help="Most accuracy to lose, in points; default: 2.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page from result files; of several cuts, decision first."""

@@ -29,6 +29,7 @@ from pipeline.details import details
 from pipeline.markdown_page import MarkdownPage
 from pipeline.page import Page
 from pipeline.results import save
+from splitcore.errors import UsageError
 
 __all__ = ["details", "run", "summary", "write"]
 
@@ -52,45 +53,67 @@ def write(result: dict[str, Any], out: Path) -> Path:
 def run(
     result: Sequence[Path],
     out: Path,
-    link: str | Path = LINK,
+    link: str | Path | None = None,
     profile: str | Path | None = None,
-    max_loss: float | None = MAX_LOSS,
+    max_loss: float | None = None,
 ) -> dict[str, Any]:
     """Write the page of one result file, or the decision between several and their baselines.
 
     Where `out` ends in .md the decision is written as Markdown, its pictures as SVG beside it.
 
-    profile is one that all results hold; without it the first neuromorphic one. Raises ResultError
-    naming file and field, ProfileError, UsageError.
+    link, profile, max_loss: what is decided by; LINK, the first neuromorphic profile of the
+    results, which has to be in all of them, and MAX_LOSS points where they are not given.
+    Raises ResultError naming file and field, ProfileError, UsageError before anything is written.
     """
-    chosen_link = links.load(link)
+    read = [Path(each) for each in (*result, link, profile) if each is not None]
+    _require_apart(out, read)
     if len(result) == 1 and out.suffix != ".md":
+        _refuse_for_one({"--link": link, "--profile": profile, "--max-loss": max_loss})
         record = results.load(Path(result[0]))
-        if profile is not None:
-            profiles.load(profile)
         page = Page()
         run_page.single(page, record)
         save(page.render(run_page.title(record)), out)
         return {"report": str(out), "results": 1, "baselines": 0, "chosen": None}
+    chosen_link = links.load(LINK if link is None else link)
     inputs = candidates.load(result)
     chosen_profile = profiles.load(profile or run_page.leading_profile(inputs.results[0][1]))
-    limits = Limits(max_loss=max_loss)
+    limits = Limits(max_loss=MAX_LOSS if max_loss is None else max_loss)
     decided = plan.decide(inputs, chosen_link, chosen_profile, limits)
+    files: dict[Path, str] = {}
     if out.suffix == ".md":
         page = MarkdownPage(out.stem)
         decision_page.decision(page, inputs, decided, chosen_link, chosen_profile, limits)
-        for name, picture in page.pictures.items():
-            save(picture, out.with_name(name))
+        files = {out.with_name(name): picture for name, picture in page.pictures.items()}
     else:
         page = Page()
         decision_page.several(page, inputs, decided, chosen_link, chosen_profile, limits)
-    save(page.render("Where to cut"), out)
+    for picture in files:
+        _require_apart(picture, read)
+    for file, text in {**files, out: page.render("Where to cut")}.items():
+        save(text, file)
     return {
         "report": str(out),
         "results": len(inputs.results),
         "baselines": len(inputs.baselines),
         "chosen": decided["chosen"],
     }
+
+
+def _require_apart(out: Path, read: Sequence[Path]) -> None:
+    """UsageError where `out` cannot be written, or is one of the files that are read."""
+    results.require_place(out)
+    if out.exists() and any(each.exists() and out.samefile(each) for each in read):
+        raise UsageError(f"{out}: is among the files that are read; choose another --out")
+
+
+def _refuse_for_one(given: dict[str, object]) -> None:
+    """UsageError where an option was given that the page of one result has no use for."""
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"{option}: the page of one result decides nothing; leave it out, or write the "
+                "decision of one: --out FILE.md"
+            )
 
 
 def summary(result: dict[str, Any]) -> str:

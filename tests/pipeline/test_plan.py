@@ -351,8 +351,61 @@ def test_report_of_one_result_is_a_decision_too_where_markdown_is_asked_for(file
     )
 
 
-@pytest.mark.parametrize("wrong", [{"link": "nosuch"}, {"profile": "nosuch"}])
-def test_report_of_one_result_refuses_links_and_profiles_that_are_not(files, tmp_path, wrong):
-    with pytest.raises(ProfileError, match="nosuch"):
-        report.run(files[:1], tmp_path / "one.html", **wrong)
+@pytest.mark.parametrize("given", [{"link": "wifi"}, {"profile": "loihi1"}, {"max_loss": 2.0}])
+def test_report_page_of_one_result_refuses_what_only_a_decision_uses(files, tmp_path, given):
+    (option,) = given
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')}: .* decides nothing"):
+        report.run(files[:1], tmp_path / "one.html", **given)
     assert not (tmp_path / "one.html").exists()
+
+
+def test_report_decides_by_the_limit_that_it_is_given(files, tmp_path):
+    assert report.run(files, tmp_path / "cuts.md")["chosen"] == "middle"
+    assert report.run(files, tmp_path / "cuts.md", max_loss=0.1)["chosen"] == "all in the cloud"
+
+
+@pytest.mark.parametrize("wrong", [{"link": "nosuch"}, {"profile": "nosuch"}])
+def test_report_refuses_links_and_profiles_that_are_not(files, tmp_path, wrong):
+    with pytest.raises(ProfileError, match="nosuch"):
+        report.run(files, tmp_path / "cuts.html", **wrong)
+    assert not (tmp_path / "cuts.html").exists()
+
+
+@pytest.mark.parametrize("folder", ["cuts.md", "cuts-accuracy-energy.svg"])
+def test_report_that_has_no_place_for_one_of_its_files_writes_none(files, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    before = set(tmp_path.iterdir())
+    with pytest.raises(UsageError, match=rf"{folder}: cannot be written \(it is a folder\)"):
+        report.run(files, tmp_path / "cuts.md")
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("form", ["html", "md"])
+@pytest.mark.parametrize("runs", [1, 3])
+def test_report_is_not_written_over_a_result(files, tmp_path, form, runs):
+    own = files[runs - 1].rename(tmp_path / f"own.{form}")
+    before = own.read_text()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=rf"own\.{form}: .*another --out"):
+        report.run([*files[: runs - 1], own], tmp_path / "folder" / ".." / own.name)
+    assert own.read_text() == before
+
+
+def test_report_puts_no_picture_over_a_result(files, tmp_path):
+    own = files[0].rename(tmp_path / "cuts-accuracy-bits.svg")
+    before = own.read_text()
+    with pytest.raises(UsageError, match=r"cuts-accuracy-bits\.svg: .*another --out"):
+        report.run([own, *files[1:]], tmp_path / "cuts.md")
+    assert own.read_text() == before
+    assert not (tmp_path / "cuts.md").exists()
+
+
+def test_report_is_not_written_over_the_users_own_link_or_profile(files, tmp_path):
+    mine = tmp_path / "mine.json"
+    for option, shipped in (
+        ("link", link.FOLDER / "wifi.json"),
+        ("profile", FOLDER / "loihi1.json"),
+    ):
+        mine.write_text(shipped.read_text())
+        with pytest.raises(UsageError, match=r"mine\.json: .*another --out"):
+            report.run(files, mine, **{option: mine})
