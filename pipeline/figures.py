@@ -20,7 +20,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 PATTERNS = ("", "/", "x", ".", "-", "\\", "+", "|")
 INK, LINE = "#1a1a1a", "#d9d9d9"
 FONT = '"Source Sans 3", "Segoe UI", "Helvetica Neue", Arial, sans-serif'
-MAX_CHANNELS = 16
+MAX_STEPS, MAX_CHANNELS, MAX_SIDE = 16, 16, 64  # of a code, what a raster draws
 
 # terms of the accounting, gathered into what a stacked bar can show
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -83,16 +83,20 @@ def bar_style(index: int) -> dict[str, object]:
 
 
 def raster(spikes_tchw: np.ndarray) -> go.Figure:
-    """The code of one sample: a column of maps a step, a row a channel; black is a spike."""
-    steps, _, height, width = spikes_tchw.shape
+    """The code of one sample: a column of maps a step, a row a channel; black is a spike.
+
+    Of a large code a part; see `raster_part`.
+    """
     busiest = np.argsort(-spikes_tchw.sum(axis=(0, 2, 3), dtype=np.int64), kind="stable")
     shown = np.sort(busiest[:MAX_CHANNELS])
+    maps = spikes_tchw[:MAX_STEPS, shown, :MAX_SIDE, :MAX_SIDE]
+    steps, _, height, width = maps.shape
     gap = 1
     picture = np.full((len(shown) * (height + gap) - gap, steps * (width + gap) - gap), np.nan)
-    for row, channel in enumerate(shown):
+    for row in range(len(shown)):
         for step in range(steps):
             top, left = row * (height + gap), step * (width + gap)
-            picture[top : top + height, left : left + width] = spikes_tchw[step, channel]
+            picture[top : top + height, left : left + width] = maps[step, row]
     cell = min(22.0, 900 / picture.shape[1], 620 / picture.shape[0])
     figure = go.Figure(
         go.Heatmap(
@@ -124,6 +128,22 @@ def raster(spikes_tchw: np.ndarray) -> go.Figure:
         showline=False,
     )
     return figure
+
+
+def raster_part(shape: tuple[int, int, int, int]) -> list[str]:
+    """Which part of a code (T, C, H, W) `raster` draws, in words; empty where it draws all."""
+    steps, channels, height, width = shape
+    part = []
+    if channels > MAX_CHANNELS:
+        part.append(f"the {MAX_CHANNELS} busiest of {channels:,} channels")
+    if steps > MAX_STEPS:
+        part.append(f"the first {MAX_STEPS} of {steps:,} steps")
+    if max(height, width) > MAX_SIDE:
+        part.append(
+            f"the upper left {min(height, MAX_SIDE)} × {min(width, MAX_SIDE)} of each map of "
+            f"{height:,} × {width:,}"
+        )
+    return part
 
 
 def rates(layers: Sequence[LayerRecord], steps: int) -> go.Figure:

@@ -143,17 +143,14 @@ def pictures(
     """The pictures of one result; with `only`, energy under that profile alone."""
     if detail.raster is not None:
         raster = detail.raster
-        shown = min(raster.shape[1], figures.MAX_CHANNELS)
+        told = (
+            f"The code of test image {raster.sample} (true: {raster.label}, predicted: "
+            f"{raster.predicted}): black is a spike, one map a channel and time step"
+        )
         page.figure(
             prefix + "raster",
             figures.raster(raster.spikes_tchw()),
-            f"The code of test image {raster.sample} (true: {raster.label}, predicted: "
-            f"{raster.predicted}): black is a spike, one map a channel and time step"
-            + (
-                f"; the {shown} busiest of {raster.shape[1]} channels."
-                if shown < raster.shape[1]
-                else "."
-            ),
+            "; ".join([told, *figures.raster_part(raster.shape)]) + ".",
         )
     page.heading("What fires", 3 if prefix else 2)
     page.paragraph(

@@ -1,11 +1,14 @@
+import base64
 import copy
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline import page, report, results
+from pipeline import figures, page, report, results, run_page
+from splitcore import spikes
 from splitcore.errors import ResultError, UsageError
 from tests.pipeline import browser, example
 
@@ -58,6 +61,42 @@ def test_write_without_details_still_tells_the_numbers(tmp_path):
     text = report.write(bare, tmp_path / "report.html").read_text()
     assert "190 bits" in text
     assert 'id="energy"' in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "drawn", "told"),
+    [
+        # columns: maps of 2 and gaps of 1 between them; rows alike
+        ((3, 2, 2, 2), (5, 8), "time step."),
+        ((17, 1, 1, 2), (1, 47), "time step; the first 16 of 17 steps."),
+        ((1, 17, 2, 1), (47, 1), "time step; the 16 busiest of 17 channels."),
+        ((1, 1, 65, 2), (64, 2), "time step; the upper left 64 × 2 of each map of 65 × 2."),
+        ((1, 1, 2, 66), (2, 64), "time step; the upper left 2 × 64 of each map of 2 × 66."),
+        (
+            (1 << 20, 17, 1, 1),
+            (31, 31),
+            "time step; the 16 busiest of 17 channels; the first 16 of 1,048,576 steps.",
+        ),
+    ],
+)
+def test_raster_of_a_large_code_draws_a_part_and_says_which(shape, drawn, told):
+    one = copy.deepcopy(example.result())
+    packed = base64.b64encode(spikes.pack(np.ones(shape, np.uint8))).decode()
+    one["details"]["raster"].update(shape=shape, packed=packed)
+    written = page.Page()
+    run_page.single(written, results.check(one))
+    picture = written.figures["raster"].data[0].z
+    assert (len(picture), len(picture[0])) == drawn
+    (caption,) = (part for part in written.parts if 'id="raster"' in part)
+    assert f"one map a channel and {told}</figcaption>" in caption
+
+
+def test_raster_draws_the_channels_that_fire_most_over_all_steps():
+    code = np.zeros((40, 20, 1, 1), np.uint8)
+    code[39, 4:] = 1
+    assert figures.raster(code).layout.yaxis.ticktext == tuple(
+        f"channel {index}" for index in range(4, 20)
+    )
 
 
 def test_write_of_a_silent_code_says_so(tmp_path):
