@@ -104,8 +104,12 @@ def load(path: Path) -> Loaded:
     return Loaded(str(path), check(read(path), str(path)))
 
 
-def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
-    """The same files; a row's name says its width or its raw bits where others differ in them."""
+def told_apart(files: Sequence[Loaded], beside: Manifest | None = None) -> tuple[Loaded, ...]:
+    """The same files; a row's name says its width or its raw bits where others differ in them.
+
+    beside: of a bundle that they are held against; where its width is another one, or it says none,
+    a row's name says its own.
+    """
     sizes: dict[tuple[str, str, int], set[int]] = {}
     for each in files:
         for row in each.content.rows:
@@ -114,7 +118,7 @@ def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
 
     def named(content: Baselines, row: Row) -> Row:
         name = row.name
-        if len(widths) > 1:
+        if len(widths) > 1 or (beside is not None and _width(beside) != content.width):
             name += f", width {content.width}"
         if row.kind == "split" and len(sizes[_place(content, row)]) > 1:
             name += f", {row.raw_bits:,} bits"
@@ -131,6 +135,14 @@ def told_apart(files: Sequence[Loaded]) -> tuple[Loaded, ...]:
     )
 
 
+def _width(manifest: Manifest) -> Any:
+    """Of the network that a bundle was trained as; None where its training config says none."""
+    found: Any = manifest.training
+    for key in ("config", "model", "width"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
 def _place(content: Baselines, row: Row) -> tuple[str, str, int]:
     return content.split, row.name, content.width
 
@@ -141,7 +153,7 @@ def edges_at(paths: Sequence[Path], manifest: Manifest) -> list[DenseEnergy]:
     Raises ResultError for a file about another network, cut or data set.
     """
     found = []
-    for loaded in told_apart([load(path) for path in paths]):
+    for loaded in told_apart([load(path) for path in paths], manifest):
         for field in SAME:
             expected, got = getattr(manifest, field), getattr(loaded.content, field)
             if got != expected:

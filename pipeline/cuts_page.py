@@ -166,7 +166,7 @@ def verdicts(split: str, ours: tuple[Result, ...], baselines: tuple[Row, ...]) -
         if DIGITAL in result.energy_pj and result.energy_pj[DIGITAL].op_only
     ]
     if priced:
-        rivals = (row for row in baselines if f"{row.name},".startswith(f"{published_gain.RIVAL},"))
+        rivals = (row for row in baselines if published_gain.is_rival(row.name))
         for rival in rivals:
             found += _against(rival, split, priced)
     return found

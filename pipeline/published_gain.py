@@ -12,10 +12,17 @@ from pipeline.units import times_text
 CLAIM, RIVAL, PROFILE = 144.0, "BottleNet", "cmos45_fp32"
 
 
+def is_rival(network: str) -> bool:
+    """Whether it is BottleNet, whatever else its name says of it, such as its width."""
+    return f"{network},".startswith(f"{RIVAL},")
+
+
 def rival_of(detail: Details) -> DenseRecord | None:
-    """Whom a result alone can be held against: BottleNet where it knows it, else its own twin."""
-    priced = {each.network: each for each in detail.dense if each.profile == PROFILE}
-    return priced.get(RIVAL) or priced.get(TWIN)
+    """Whom a result alone can be held against: the first BottleNet it knows, else its own twin."""
+    priced = [each for each in detail.dense if each.profile == PROFILE]
+    rivals = [each for each in priced if is_rival(each.network)]
+    twins = [each for each in priced if each.network == TWIN]
+    return next(iter(rivals + twins), None)
 
 
 def distance(detail: Details, rival: DenseRecord | DenseEnergy) -> str | None:

@@ -57,11 +57,12 @@ def run(
         name, code_ntchw = source(bundle, data, samples)
         known = context.of_bundle(bundle)
         row = measure_codes(code_ntchw, bundle.manifest, known)
+        at_its_cut = [each for each in beside if each.content.stands_beside(bundle.manifest)]
         rivals = [
             _rival(each, bundle.manifest, row["chosen"]["payload_bits_mean"])
-            for loaded in beside
+            for loaded in baseline_rows.told_apart(at_its_cut, bundle.manifest)
             for each in loaded.content.rows
-            if each.kind == "split" and loaded.content.stands_beside(bundle.manifest)
+            if each.kind == "split"
         ]
         measured.append(
             {

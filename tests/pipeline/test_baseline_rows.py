@@ -3,16 +3,18 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 
 from measure.dense import TWIN
-from pipeline import baseline_rows, cuts_page, energy, plan, report
+from pipeline import baseline_rows, cuts_page, energy, plan, published_gain, report
 from pipeline.baseline_rows import check
 from pipeline.bench import wire
 from pipeline.results import check as check_result
 from pipeline.units import times_text
 from splitcore.bundle import open_bundle
 from splitcore.errors import ResultError, UsageError
+from tests import tiny_bundle
 from tests.pipeline import browser, example
 from tests.pipeline.test_plan import rows, written
 
@@ -270,6 +272,75 @@ def test_bench_wire_holds_bits_against_the_baselines_at_the_cut(digits_bundle, t
     bits = measured_row["chosen"]["payload_bits_mean"]
     assert rivals["BottleNet"]["times_our_bits"] == pytest.approx(800 / bits)
     assert "times our bits (800.0)" in wire.summary(result)
+
+
+def rivals_of(bundle, paths, monkeypatch):
+    """`bench wire` of a bundle beside these files: its lines about them."""
+    monkeypatch.setattr(wire, "SPEED_SAMPLES", 2)
+
+    def source(opened, _data, samples):
+        rng = np.random.default_rng(0)
+        shape = (samples, *opened.manifest.spike_shape)
+        return "synthetic", (rng.random(shape) < 0.2).astype(np.uint8)
+
+    result = wire.run([bundle], samples=4, baselines=paths, source=source)
+    lines = [line for line in wire.summary(result).splitlines() if " times our bits" in line]
+    (measured_row,) = result["bundles"]
+    names = [rival["name"] for rival in measured_row["baselines"]]
+    assert [line.split(": ")[0].strip() for line in lines] == names
+    return names
+
+
+def at_the_cut_of(bundle):
+    manifest = open_bundle(bundle).manifest
+    return {"data": manifest.data, "backbone": manifest.backbone, "split": manifest.split}
+
+
+@pytest.mark.parametrize(
+    ("widths", "named"),
+    [
+        ([8], ["BottleNet++"]),  # the bundle's own
+        ([16], ["BottleNet++, width 16"]),
+        ([8, 16], ["BottleNet++, width 8", "BottleNet++, width 16"]),
+    ],
+)
+def test_baselines_beside_a_bundle_say_a_width_that_need_not_be_its_own(
+    digits_bundle, tmp_path, monkeypatch, widths, named
+):
+    same = {**at_the_cut_of(digits_bundle), "rows": [row("BottleNet++", "split", 0.9, 32.0, 1000)]}
+    paths = [beside(tmp_path, f"{width}.json", width=width, **same) for width in widths]
+    assert rivals_of(digits_bundle, paths, monkeypatch) == named
+    edges = baseline_rows.edges_at(paths, open_bundle(digits_bundle).manifest)
+    assert [edge.network for edge in edges] == named
+
+
+def test_bench_wire_tells_codes_of_two_sizes_apart(digits_bundle, tmp_path, monkeypatch):
+    same, rows = at_the_cut_of(digits_bundle), [row("1-bit CNN", "split", 0.9, 32.0, 1000)]
+    other = [{**rows[0], "raw_bits": 64}]
+    paths = [
+        beside(tmp_path, "large.json", rows=rows, **same),
+        beside(tmp_path, "small.json", rows=other, **same),
+        beside(tmp_path, "elsewhere.json", rows=rows, width=16, **{**same, "split": "stem"}),
+    ]
+    named = ["1-bit CNN, 512 bits", "1-bit CNN, 64 bits"]
+    assert rivals_of(digits_bundle, paths, monkeypatch) == named
+
+
+def test_baselines_beside_a_bundle_that_says_no_width_say_theirs(tmp_path):
+    manifest = tiny_bundle.make_bundle(tmp_path / "tiny").manifest
+    same = {"data": manifest.data, "backbone": manifest.backbone, "split": manifest.split}
+    edges = baseline_rows.edges_at([beside(tmp_path, width=8, **same)], manifest)
+    assert edges[0].network == "BottleNet, width 8"
+
+
+def test_a_result_alone_is_held_against_a_bottlenet_that_says_its_width():
+    ours = copy.deepcopy(example.result())
+    priced = {"profile": "cmos45_fp32", "macs": 2000, "op_only_pj": 9200.0, "full_pj": 29_200.0}
+    ours["details"]["dense"] += [
+        {"network": name, **priced} for name in ("BottleNet++, width 8", "BottleNet, width 8")
+    ]
+    rival = published_gain.rival_of(check_result(ours).details)
+    assert rival.network == "BottleNet, width 8"
 
 
 def test_report_draws_baselines_beside_the_cuts(files, tmp_path, chromium):
