@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import report
+from pipeline import candidates, report
+from pipeline.outcome import JPEG_QUALITY
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "netx_exports" / "results"
@@ -23,3 +24,18 @@ def test_results_page_is_what_the_files_say(network: str, page: str, tmp_path: P
         written
     )
     assert written == {name: (ROOT / "docs" / name).read_text() for name in written}
+
+
+@pytest.mark.parametrize("network", PAGES)
+def test_a_picture_takes_the_bits_that_the_baseline_which_uploads_it_is_charged(
+    network: str,
+) -> None:
+    inputs = candidates.load(sorted((RESULTS / network).glob("*.json")))
+    uploads = {
+        row.test.payload_bits_mean
+        for each in inputs.baselines
+        for row in each.content.rows
+        if row.name.startswith(f"all in the cloud (JPEG {JPEG_QUALITY})")
+    }
+    ours = {8 * result.details.input_bytes_mean for _, result in inputs.results}
+    assert ours == uploads
