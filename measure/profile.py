@@ -59,7 +59,11 @@ FIGURES: dict[str, tuple[str, str]] = {
 }
 
 ESSENTIAL = "synop_energy"
-BUSY = ("synop_time", "neuron_update_active_time", "neuron_update_idle_time")
+BUSY = (  # what keeps a core busy: operations, updates of each kind
+    "synop_time",
+    "neuron_update_active_time",
+    "neuron_update_idle_time",
+)
 
 TERMS = (
     "synops",

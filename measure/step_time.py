@@ -20,11 +20,10 @@ from typing import Literal
 
 import numpy as np
 
-from measure.profile import Profile
+from measure.profile import BUSY, Profile
 
 Placement = Literal["best", "packed"]
 EXACT = 1e-9  # below it two shares are one
-WORK = ("synop_time", "neuron_update_active_time", "neuron_update_idle_time")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ def step_us(
     fixed = profile.value("step_time")
     if fixed is None:
         return None
-    times = [profile.value(name) or 0.0 for name in WORK]
+    times = [profile.value(name) or 0.0 for name in BUSY]
     counts = (work.operations, work.active_updates, work.idle_updates)
     busy = np.tensordot(times, np.stack(counts), axes=1) / steps
     if not np.any(busy):
