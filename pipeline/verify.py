@@ -116,7 +116,7 @@ def compare(
                 results = simulate(
                     bundle.edge_path, chunk, model=engine, conv=conv, record="states"
                 )
-                for index, result in enumerate(results):
+                for index, result in zip(range(len(chunk)), results, strict=True):
                     for name in names:
                         mismatched[engine] += int(
                             (result.spikes[name] != truth.spikes[name][index]).sum()

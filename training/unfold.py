@@ -94,9 +94,23 @@ def _kernels(record: Lif) -> list[np.ndarray]:
 
 
 def _fits(layer: SpikingLayer, record: Lif) -> bool:
-    ours = [tuple(conv.weight.shape) for conv in layer.convs if isinstance(conv, NormedConv)]
-    identity = any(isinstance(current.synapse, Identity) for current in record.currents)
-    return ours == [kernel.shape for kernel in _kernels(record)] and identity == layer.identity
+    """Whether the same convs, of one stride and kernel and direction, drive both."""
+    ours = [
+        (conv.transpose, (conv.stride, conv.stride), tuple(conv.weight.shape))
+        for conv in layer.convs
+        if isinstance(conv, NormedConv)
+    ]
+    synapses = [current.synapse for current in record.currents]
+    identity = any(isinstance(synapse, Identity) for synapse in synapses)
+    theirs = [
+        (isinstance(synapse, ConvTranspose), synapse.stride, kernel.shape)
+        for synapse, kernel in zip(
+            [each for each in synapses if isinstance(each, Conv | ConvTranspose)],
+            _kernels(record),
+            strict=True,
+        )
+    ]
+    return ours == theirs and identity == layer.identity
 
 
 def _copy(layer: SpikingLayer, record: Lif) -> None:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from cloud_server.tail import TailEngine
+from lava_edge import netx_file
 from pipeline import verify
+from splitcore import tail
 from splitcore.bundle import open_bundle
 from tests.conftest import ROOT
 from training import checkpoint, config
@@ -51,3 +54,14 @@ def test_shipped_ann_is_the_finished_run_of_its_config_and_the_readme_has_its_ac
     (told,) = re.findall(r"^\| accuracy \| (\S+ % of \S+) ", (ann / "card.md").read_text(), re.M)
     row = rf"^\| `{ann.name}` \|.*\| {told} images \|$"
     assert re.search(row, (ROOT / "netx_exports" / "README.md").read_text(), re.M)
+
+
+def test_an_engine_that_leaves_a_sample_out_agrees_with_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = open_bundle(ROOT / "netx_exports" / "digits-resnet8")
+    graph = netx_file.load(bundle.edge_path, bundle.manifest.input_bits)
+    engine = TailEngine(tail.load(bundle.cloud_path), bundle.manifest.steps)
+    monkeypatch.setattr(verify, "simulate", lambda *_, **__: iter(()))
+    with pytest.raises(ValueError, match="shorter"):
+        verify.compare(bundle, graph, bundle.probe().frames_ntchw[:2], engine)

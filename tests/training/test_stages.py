@@ -23,7 +23,7 @@ from training.data.dataset import Dataset
 from training.losses import divergence
 from training.model import SplitModel
 from training.optimise import optimiser_of
-from training.unfold import begin_with_integers
+from training.unfold import begin_with_integers, require_shape
 
 
 def _config(name: str = "tiny", **changed: object) -> config.Config:
@@ -478,6 +478,10 @@ def test_begin_with_integers_gives_the_same_network_back(data: Dataset, tmp_path
     assert max(rates) > 0.05
     whole = _config(bottleneck=None).build(data.image_shape, 10)
     begin_with_integers(whole, records, readout, data.train.images, "trained")
+    wider = _config(bottleneck={"split": "stage2.block1", "channels": 2, "stride": 2})
+    strided = wider.build(data.image_shape, 10)
+    kept = require_shape(strided, records, readout, "trained")
+    assert not {"encoder", "decoder"}.intersection(kept)
     wide = _config(model={"backbone": "resnet8", "width": 16, "steps": 3})
     with pytest.raises(ConfigError, match=r"start: trained is not of .* shape \(stem.conv\)"):
         begin_with_integers(
