@@ -55,7 +55,7 @@ def _integers(name: str, values: np.ndarray, ndim: int, low: int, high: int) -> 
         raise GraphError(
             f"{name}: expected values in [{low}, {high}], got [{array.min()}, {array.max()}]"
         )
-    array = np.ascontiguousarray(array, dtype=np.int32)
+    array = np.array(array, dtype=np.int32, order="C")  # a copy, the caller keeps its own
     array.setflags(write=False)
     return array
 

@@ -188,3 +188,12 @@ def test_graph_followed_by_another_feeds_it_its_output():
 def test_graph_followed_by_one_of_another_input_is_refused(entry):
     with pytest.raises(GraphError, match="c: its spikes are not the next graph's input"):
         residual().followed_by(Graph(entry, ()))
+
+
+def test_a_record_keeps_its_integers_whatever_becomes_of_the_callers():
+    weight, bias = np.full((1, 2, 3), 2, np.int32), np.zeros((1, 2), np.int32)
+    dense = Dense(weight[0])
+    layer = Lif("a", (Current("input", Identity(2)),), bias[0], 10, 0)
+    weight[0, 0, 0], bias[0, 0] = 300, 99_999
+    assert dense.weight_oi.tolist() == [[2, 2, 2], [2, 2, 2]]
+    assert layer.bias.tolist() == [0, 0]
