@@ -35,12 +35,13 @@ def export_bundle(
     """Write the bundle `out` with both halves and, where given, its context model; or nothing.
 
     describe gets the file records and returns the manifest; card makes the text for people of it.
-    Raises OverflowBoundError where the graph could leave 24 bits within the probe's number of
-    steps, BundleError where the probe's code or shapes are not those of the graph, NetxError where
-    the file does not read back equal.
+    Raises OverflowBoundError where a half could leave 24 bits within the probe's number of steps,
+    BundleError where the probe's code or shapes are not those of the graph, NetxError where the
+    file does not read back equal.
     """
     _check_shapes(graph, tail, probe)
-    bounds.check(graph, steps=probe.code_ntchw.shape[1])
+    for half in (graph, tail.graph):
+        bounds.check(half, steps=probe.code_ntchw.shape[1])
 
     def write_edge(path: Path) -> None:
         netx_file.save(graph, path)

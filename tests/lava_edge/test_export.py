@@ -10,7 +10,7 @@ from splitcore import tail as tail_file
 from splitcore.bundle import Manifest, Probe, open_bundle
 from splitcore.difference import difference
 from splitcore.errors import BundleError, NetxError, OverflowBoundError
-from splitcore.graph import Conv, Current, Graph, Identity, Input, Lif
+from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif
 from splitcore.spikes import direct_code
 from splitcore.tail import Tail
 
@@ -78,6 +78,21 @@ def test_export_writes_a_bundle_that_opens_with_the_same_halves(tmp_path):
     assert difference(netx_file.load(bundle.edge_path), graph) is None
     assert difference(tail_file.load(bundle.cloud_path), cloud()) is None
     assert difference(bundle.probe(), probe_of(graph)) is None
+
+
+def test_export_of_a_cloud_half_past_24_bits_raises_and_leaves_nothing(tmp_path):
+    driven = Lif(
+        "head", (Current("code", Dense(np.full((3, 108), -256))),), np.zeros(3, int), 100, 0
+    )
+    past = Tail(
+        Graph(Input((3, 6, 6), name="code"), (driven,)),
+        np.eye(2, 3, dtype=np.float32),
+        np.zeros(2, np.float32),
+    )
+    graph = edge()
+    with pytest.raises(OverflowBoundError, match="layer head"):
+        exported(tmp_path / "bundle", graph, probe_of(graph), past)
+    assert not list(tmp_path.iterdir())
 
 
 def test_export_of_graph_past_24_bits_raises_and_leaves_nothing(tmp_path):
