@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from splitcore.errors import ConfigError
 from training.config import Recipe
 from training.data.augment import augment
+from training.data.dataset import Split
 
 CHUNK = 256  # images at once through what is frozen
 
 
-def views(images: np.ndarray, recipe: Recipe) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(view, first row, augmented images) chunk by chunk, for `recipe.frozen_edge_views` views."""
-    for view in range(recipe.frozen_edge_views):
-        noise = np.random.default_rng((recipe.seed, view))
-        for start in range(0, len(images), CHUNK):
-            yield view, start, changed(images[start : start + CHUNK], recipe, noise)
+@dataclass(frozen=True, eq=False)
+class View:
+    """Some training images as one of the views shows them: which view, which rows.
+
+    labels: ids (N,), or shares of the classes (N, K) where images are mixed.
+    """
+
+    index: int
+    rows: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def views(train: Split, classes: int, recipe: Recipe) -> Iterator[View]:
+    """All `recipe.frozen_edge_views` views of the training images, chunk by chunk.
+
+    Each view has every row once, in an order of chance where images of a chunk are mixed.
+    """
+    for index in range(recipe.frozen_edge_views):
+        noise = np.random.default_rng((recipe.seed, index))
+        order = np.arange(len(train))
+        if recipe.augment.mixup:
+            noise.shuffle(order)
+        for start in range(0, len(train), CHUNK):
+            rows = order[start : start + CHUNK]
+            images = changed(train.images[rows], recipe, noise)
+            yield View(index, rows, *mixed(images, train.labels_n[rows], classes, recipe, noise))
+
+
+def empty_labels(train: Split, classes: int, recipe: Recipe) -> np.ndarray:
+    """Room for the labels of all views: ids (views, N), or shares of the classes (views, N, K)."""
+    shape = recipe.frozen_edge_views, len(train)
+    if recipe.augment.mixup:
+        return np.empty((*shape, classes), np.float32)
+    return np.empty(shape, np.int64)
 
 
 def require_crop(images: np.ndarray, recipe: Recipe) -> None:

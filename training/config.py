@@ -288,9 +288,9 @@ def _check(config: Config, where: str) -> None:
             "crop and crop_epochs need each other",
         ),
         (
-            recipe.augment.mixup and (recipe.frozen_edge_views or not config.model.input_bits),
+            recipe.augment.mixup and not config.model.input_bits,
             "recipe.augment.mixup",
-            "neither the spikes of a frozen edge nor events (input_bits: 0) can be mixed",
+            "events (input_bits: 0) cannot be mixed",
         ),
         (
             recipe.crop_epochs and (squeezed or recipe.frozen_edge_views),

@@ -34,11 +34,11 @@ class _Spikes:
     def __len__(self) -> int:
         return len(self._packed)
 
-    def put(self, start: int, spikes: torch.Tensor) -> None:
-        """Store spikes (T·N, C, H, W) of the samples from `start` on."""
+    def put(self, rows: np.ndarray, spikes: torch.Tensor) -> None:
+        """Store spikes (T·N, C, H, W) of these samples."""
         by_sample = spikes.unflatten(0, (self._shape[0], -1)).transpose(0, 1)
         flat = by_sample.flatten(1).to(torch.uint8).cpu().numpy()
-        self._packed[start : start + len(flat)] = np.packbits(flat, axis=1)
+        self._packed[rows] = np.packbits(flat, axis=1)
 
     def take(self, rows: np.ndarray, device: str) -> torch.Tensor:
         """Spikes (T·N, C, H, W) of these samples, float32 and channels-last."""
@@ -48,21 +48,28 @@ class _Spikes:
         features = spikes.transpose(0, 1).flatten(0, 1).float()
         return features.contiguous(memory_format=torch.channels_last)
 
-    def chunks(self, device: str) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first row, spikes) of all samples, some at a time."""
-        for start in range(0, len(self), CHUNK):
-            yield start, self.take(np.arange(start, min(start + CHUNK, len(self))), device)
+    def chunks(self, device: str) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """(rows, spikes) of all samples, some at a time."""
+        for rows in _chunks(len(self)):
+            yield rows, self.take(rows, device)
+
+
+def _chunks(count: int) -> Iterator[np.ndarray]:
+    """Rows of so many samples, some at a time."""
+    for start in range(0, count, CHUNK):
+        yield np.arange(start, min(start + CHUNK, count))
 
 
 @dataclass(frozen=True)
 class Frozen:
     """Spikes behind the first `blocks` blocks: some views of every training image, and validation.
 
-    scores: the teacher's of each view, (views, N, classes).
+    labels: of each view, ids (views, N) or shares of the classes (views, N, K); scores: the
+    teacher's, (views, N, K).
     """
 
     blocks: int
-    labels_n: np.ndarray
+    labels: np.ndarray
     views: tuple[_Spikes, ...]
     validation: _Spikes
     scores: torch.Tensor | None
@@ -72,7 +79,7 @@ class Frozen:
         """The stored spikes of these rows; each epoch looks at the next view."""
         view = epoch % len(self.views)
         return Batch(
-            torch.from_numpy(self.labels_n[rows]).to(self.device),
+            torch.from_numpy(self.labels[view, rows]).to(self.device),
             features=self.views[view].take(rows, self.device),
             teacher_nk=None if self.scores is None else self.scores[view][torch.from_numpy(rows)],
         )
@@ -95,10 +102,10 @@ class Frozen:
         shape, moved = model.shape_after(blocks), []
         for old in stored:
             new = _Spikes(len(old), model.steps, shape)
-            for start, spikes in old.chunks(self.device):
+            for rows, spikes in old.chunks(self.device):
                 with torch.no_grad():
-                    new.put(start, model.features_after(spikes, self.blocks, blocks))
-                advance(min(CHUNK, len(old) - start))
+                    new.put(rows, model.features_after(spikes, self.blocks, blocks))
+                advance(len(rows))
             moved.append(new)
         *views, validation = moved
         return replace(self, blocks=blocks, views=tuple(views), validation=validation)
@@ -118,30 +125,28 @@ def stored(
     model.eval()
     shape = model.shape_after(blocks)
 
-    def run(images: np.ndarray, into: _Spikes, start: int) -> None:
+    def run(images: np.ndarray, into: _Spikes, rows: np.ndarray) -> None:
         levels = evaluate.levels(images, config.model.input_bits)
         with torch.no_grad():
             frames = torch.from_numpy(levels).to(device)
-            into.put(start, model.features(frames, blocks))
+            into.put(rows, model.features(frames, blocks))
         advance(len(images))
 
+    classes = len(dataset.classes)
     views = tuple(_Spikes(len(train), model.steps, shape) for _ in range(count))
-    scores: list[list[torch.Tensor]] = [[] for _ in range(count)]
-    for view, start, images in augmentation.views(train.images, config.recipe):
-        run(images, views[view], start)
-        if teacher is not None:
-            scores[view].append(teacher(images))
+    labels = augmentation.empty_labels(train, classes, config.recipe)
+    scores = None
+    if teacher is not None:
+        scores = torch.empty(count, len(train), classes, device=device)
+    for view in augmentation.views(train, classes, config.recipe):
+        run(view.images, views[view.index], view.rows)
+        labels[view.index, view.rows] = view.labels
+        if teacher is not None and scores is not None:
+            scores[view.index, torch.from_numpy(view.rows)] = teacher(view.images)
     validation = _Spikes(len(dataset.validation), model.steps, shape)
-    for start in range(0, len(validation), CHUNK):
-        run(dataset.validation.images[start : start + CHUNK], validation, start)
-    return Frozen(
-        blocks,
-        train.labels_n,
-        views,
-        validation,
-        None if teacher is None else torch.stack([torch.cat(parts) for parts in scores]),
-        device,
-    )
+    for rows in _chunks(len(validation)):
+        run(dataset.validation.images[rows], validation, rows)
+    return Frozen(blocks, labels, views, validation, scores, device)
 
 
 class FrozenEdges:

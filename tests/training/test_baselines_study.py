@@ -204,7 +204,7 @@ def test_fit_on_stored_features_learns_as_on_the_images_behind_a_frozen_edge() -
     losses = []
     for stored in (False, True):
         model = _net(None).cut_at(2, copy.deepcopy(codec))
-        kept = Stored(model.edge, data.train, recipe, torch.device("cpu")) if stored else None
+        kept = Stored(model.edge, data.train, 10, recipe, torch.device("cpu")) if stored else None
         losses.append(fit(model, data.train, recipe, frozen=(model.edge,), stored=kept))
     assert losses[0][-1] < losses[0][0]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)  # half precision between the two

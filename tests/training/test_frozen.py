@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.training.small_digits import small_digits
-from training import config, frozen, start
+from training import augmentation, config, evaluate, frozen, start
 from training.config import Config
 from training.data.dataset import Dataset
 from training.frozen import Frozen, FrozenEdges
@@ -45,7 +45,7 @@ def _of(edges: FrozenEdges, settings: Config, data: Dataset, parent: SplitModel)
 
 
 def _same(one: Frozen, other: Frozen) -> bool:
-    rows, noise = np.arange(len(one.labels_n)), np.random.default_rng(0)
+    rows, noise = np.arange(one.labels.shape[1]), np.random.default_rng(0)
     batches = [
         (one.batch(rows, epoch, noise), other.batch(rows, epoch, noise)) for epoch in range(3)
     ]
@@ -97,3 +97,38 @@ def test_only_runs_that_look_and_learn_alike_share(
     for settings in others:
         _of(shared, settings, data, parent)
     assert computed == [base, *others]
+
+
+class _Pixels:
+    """A teacher whose scores tell which image it was shown."""
+
+    def __call__(self, images: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(images.reshape(len(images), -1)[:, 20:30].astype(np.float32))
+
+
+def test_spikes_labels_and_scores_of_mixed_images_are_those_of_one_image(
+    data: Dataset, parent: SplitModel
+) -> None:
+    settings = _config("stage1.block1", augment={"padding": 1, "mixup": 0.5})
+    model = settings.build(data.image_shape, 10)
+    start.begin(model, parent, "parent")
+    kept = frozen.stored(settings, data, model, _Pixels(), "cpu")  # type: ignore[arg-type]
+    rows, noise = np.arange(len(data.train)), np.random.default_rng(0)
+    seen = np.zeros((2, len(rows)), int)
+    for view in augmentation.views(data.train, 10, settings.recipe):
+        seen[view.index, view.rows] += 1
+        batch = kept.batch(view.rows, view.index, noise)
+        levels = torch.from_numpy(evaluate.levels(view.images, 6))
+        with torch.no_grad():
+            expected = model.features(levels, settings.frozen_blocks)
+        assert batch.features is not None
+        assert batch.teacher_nk is not None
+        assert torch.equal(batch.features, expected)
+        assert torch.equal(batch.teacher_nk, _Pixels()(view.images))
+        assert np.array_equal(batch.labels.numpy(), view.labels)
+    assert (seen == 1).all()
+    shares = kept.batch(rows, 0, noise).labels.numpy()
+    assert np.allclose(shares.sum(1), 1)
+    own = shares[rows, data.train.labels_n]
+    assert 0.5 <= own.min() < 0.6  # a half of another image at most, and mixed they are
+    assert not np.array_equal(shares, kept.batch(rows, 1, noise).labels.numpy())

@@ -372,10 +372,10 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
         ),
         (
             {
-                "start": "a",
-                "recipe": {"epochs": 2, "frozen_edge_views": 1, "augment": {"mixup": 1}},
+                "model": {"backbone": "resnet8", "width": 8, "input_bits": 0},
+                "recipe": {"epochs": 2, "augment": {"mixup": 1}},
             },
-            "recipe.augment.mixup: neither the spikes",
+            "recipe.augment.mixup: events",
         ),
         ({"data": {"source": ""}}, "data.source: "),
         ({"recipe": {"epochs": 2, "optimiser": "sgd"}}, "recipe.optimiser: "),

@@ -86,13 +86,12 @@ def fit(
             for index in range(batches):
                 chosen = permutation[index * recipe.batch_size : (index + 1) * recipe.batch_size]
                 rows = parallel.share(chosen)
-                labels = train.labels_n[rows]
                 if stored is None:
                     images = changed(train.images[rows], recipe, noise, epoch)
-                    images, labels = mixed(images, labels, classes, recipe, noise)
+                    images, labels = mixed(images, train.labels_n[rows], classes, recipe, noise)
                     inputs = as_input(images, device)
                 else:
-                    inputs = stored.batch(rows, epoch)
+                    inputs, labels = stored.batch(rows, epoch)
                 with torch.autocast(device.type, low, enabled=low == torch.bfloat16):
                     scores = forward(inputs, blocks=skipped).float()
                     taught = _scores(teacher, inputs, skipped)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from training.augmentation import views
+from training.augmentation import empty_labels, views
 from training.config import Recipe
 from training.data.dataset import Split
 
@@ -18,12 +18,15 @@ def as_input(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 class Stored:
-    """Features (views, N, C, H, W) behind blocks that do not change, in half precision."""
+    """Features (views, N, C, H, W) behind blocks that do not change, in half precision, and the
+    labels of each view.
+    """
 
     def __init__(
         self,
         blocks: torch.nn.Sequential,
         train: Split,
+        classes: int,
         recipe: Recipe,
         device: torch.device,
         progress: Progress | None = None,
@@ -34,17 +37,21 @@ class Stored:
         task = progress.add_task("frozen edge", total=count * len(train)) if progress else None
         was_training = blocks.training
         blocks.eval()
-        found: list[list[torch.Tensor]] = [[] for _ in range(count)]
-        for view, _, images in views(train.images, recipe):
+        self._views: list[torch.Tensor] = []
+        self._labels, self._device = empty_labels(train, classes, recipe), device
+        for view in views(train, classes, recipe):
             with torch.no_grad():
-                found[view].append(blocks(as_input(images, device)).half().cpu())
+                features = blocks(as_input(view.images, device)).half().cpu()
+            if view.index == len(self._views):
+                self._views.append(features.new_empty(len(train), *features.shape[1:]))
+            self._views[view.index][torch.from_numpy(view.rows)] = features
+            self._labels[view.index, view.rows] = view.labels
             if progress is not None and task is not None:
-                progress.update(task, advance=len(images))
+                progress.update(task, advance=len(view.rows))
         blocks.train(was_training)
-        # A view's parts are let go as soon as they are joined: together they may fill the memory.
-        self._views, self._device = [torch.cat(found.pop(0)) for _ in range(count)], device
 
-    def batch(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
-        """Features of these images; each epoch looks at the next view."""
-        features = self._views[epoch % len(self._views)][torch.from_numpy(rows)]
-        return features.to(self._device).float().contiguous(memory_format=torch.channels_last)
+    def batch(self, rows: np.ndarray, epoch: int) -> tuple[torch.Tensor, np.ndarray]:
+        """Features and labels of these images; each epoch looks at the next view."""
+        view = epoch % len(self._views)
+        features = self._views[view][torch.from_numpy(rows)].to(self._device).float()
+        return features.contiguous(memory_format=torch.channels_last), self._labels[view, rows]

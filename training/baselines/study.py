@@ -128,7 +128,7 @@ def _split_rows(
     stored = None
     if config.recipe.frozen_edge_views:
         kept = whole.cut_at(config.frozen_blocks, None).edge
-        stored = Stored(kept, dataset.train, config.recipe, device, progress)
+        stored = Stored(kept, dataset.train, len(dataset.classes), config.recipe, device, progress)
     for rival, (name, make) in _codecs(neck, channels, config.model.steps, features).items():
         if rival not in only:
             continue
