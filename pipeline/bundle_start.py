@@ -21,9 +21,14 @@ SETTLED = 512  # training images over which a bundle's norms find their statisti
 
 @dataclass(frozen=True)
 class BundleStart:
-    """The integers of a bundle's layers by their names, and its readout's weight and bias."""
+    """The integers of a bundle's layers by their names, and its readout's weight and bias.
+
+    input_bits: of the pixels that its stem weighs, 0 for events. Decays and steps are not taken:
+    the neurons are those of the config (see training.unfold).
+    """
 
     name: str
+    input_bits: int
     records: dict[str, Lif]
     readout: tuple[np.ndarray, np.ndarray]
 
@@ -36,6 +41,7 @@ class BundleStart:
         layers = (*edge.layers, *cloud.graph.layers)
         return cls(
             manifest.name,
+            edge.input.message_bits,
             {layer.name: layer for layer in layers},
             (cloud.weight_kc, cloud.bias_k),
         )
@@ -44,6 +50,11 @@ class BundleStart:
         """Raise ConfigError where the network of a config cannot begin with it."""
         if config.model.neuron == "relu":
             raise ConfigError(f"{config.name}: an ANN cannot begin with a bundle")
+        if config.model.input_bits != self.input_bits:
+            raise ConfigError(
+                f"{config.name}: model.input_bits: {config.model.input_bits}, but the bundle "
+                f"{self.name} weighs pixels of {self.input_bits}; say input_bits: {self.input_bits}"
+            )
         model = config.build(dataset.image_shape, len(dataset.classes))
         require_shape(model, self.records, self.readout, self.name)
 

@@ -3,7 +3,9 @@
 Folding gives a layer w = q·W′ and bias = q·b′. Here W′ and b′ become its weights again, and the
 norm that was folded away gets the statistics that W′ has on real images, so that it changes
 nothing until training moves it: γ = √(σ² + ε), β = b′ + μ. Folding such a layer gives its integers
-back, every one of them.
+back, every one of them, where they stay in 24 bits for as many steps as the model runs, its neurons
+decaying as the model's do and not as the record's. Where a slower decay or more steps leave them no
+room, q falls to what fits, and the same reals are rounded to that.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def begin_with_integers(
 ) -> None:
     """Copy the layers of these names, wherever either network is cut, and the readout.
 
-    Encoder and decoder are taken where they fit. images: uint8 (N, C, H, W) of training, for the
+    Encoder and decoder are taken where they fit; decays are the model's own, as they are when it
+    begins with a run. images: uint8 (N, C, H, W) of training, for the
     statistics. Raises ConfigError where the backbones are not of one shape.
     """
     layers = require_shape(model, records, readout, name)

@@ -138,6 +138,17 @@ def test_a_network_that_cannot_begin_with_the_bundle_is_refused_before_anything_
     assert not (here / "runs").exists()
 
 
+def test_a_config_of_other_pixels_than_the_bundle_is_refused(
+    here: Path, digits_bundle: Path
+) -> None:
+    config = here / "of-bundle.yaml"
+    config.write_text(OF_BUNDLE.replace("steps: 4", "steps: 4, input_bits: 5"))
+    said = r"of-bundle: model\.input_bits: 5, but the bundle digits-small weighs pixels of 6"
+    with pytest.raises(ConfigError, match=said):
+        go(config, start=digits_bundle)
+    assert not (here / "runs").exists()
+
+
 def test_a_run_that_is_there_is_refused_before_any_other_begins(here: Path) -> None:
     assert go(here / "parent.yaml") is not None
     new = cut(here, "new", 2)

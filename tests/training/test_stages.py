@@ -18,6 +18,7 @@ from tests.training.small_digits import small_digits
 from training import checkpoint, config, evaluate, loop, start
 from training.baselines import ann_loop
 from training.baselines.split_ann import SplitAnn, without_codec
+from training.blocks import NormedConv
 from training.config import Recipe
 from training.data.dataset import Dataset
 from training.losses import divergence
@@ -487,3 +488,39 @@ def test_begin_with_integers_gives_the_same_network_back(data: Dataset, tmp_path
         begin_with_integers(
             wide.build(data.image_shape, 10), records, readout, data.train.images, "trained"
         )
+
+
+@pytest.mark.parametrize(
+    ("decay", "steps", "smaller"),
+    [(0.5, 3, set()), (1.0, 16, set()), (0.0, 3, set()), (0.0, 16, {"stem.conv"})],
+)
+def test_integers_under_another_decay_come_back_where_24_bits_have_room(
+    data: Dataset, decay: float, steps: int, smaller: set[str]
+) -> None:
+    parent = _config().build(data.image_shape, 10)
+    with torch.no_grad():  # a stem that inhibits: what adds up where nothing decays
+        for conv in parent.edge["stem"].modules():
+            if isinstance(conv, NormedConv):
+                conv.synapse.weight.copy_(-conv.synapse.weight.abs())
+                conv.shift.fill_(0.1)
+    edge, cloud = parent.lower()
+    records = {layer.name: layer for layer in (*edge.layers, *cloud.graph.layers)}
+    readout = (cloud.weight_kc, cloud.bias_k)
+    model = {"backbone": "resnet8", "width": 8, "steps": steps, "voltage_decay": decay}
+    again = _config(model=model).build(data.image_shape, 10)
+    begin_with_integers(again, records, readout, data.train.images, "parent")
+    same_edge, same_cloud = again.lower()
+    same = {layer.name: layer for layer in (*same_edge.layers, *same_cloud.graph.layers)}
+    assert {layer.voltage_decay for layer in same.values()} == {int(4096 * decay)}
+    assert smaller == {
+        name for name, layer in same.items() if _integers(layer) != _integers(records[name])
+    }
+    for name in smaller:  # another unit for the same reals
+        ours, theirs = same[name], records[name]
+        ratio = ours.threshold / theirs.threshold
+        assert 0.1 < ratio < 1
+        for one, other in zip(ours.currents, theirs.currents, strict=True):
+            assert isinstance(one.synapse, Conv)
+            assert isinstance(other.synapse, Conv)
+            expected = other.synapse.weight_oihw * ratio
+            assert np.abs(one.synapse.weight_oihw - expected).max() <= 2
