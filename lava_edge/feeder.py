@@ -40,7 +40,11 @@ def checked_sample(graph: Graph, frames_tchw: np.ndarray, steps: int | None = No
 
 
 class Feeder:
-    """Takes samples (T, C, H, W), or single frames (C, H, W) when `live`, and sends them."""
+    """Takes samples (T, C, H, W), or single frames (C, H, W) when `live`, and sends them.
+
+    held: samples that stay inside the simulator until others, or the end of the frames, push them
+    out: no answer to them is due while the source pauses.
+    """
 
     def __init__(
         self,
@@ -50,12 +54,13 @@ class Feeder:
         steps: int,
         batch: int,
         ahead: int,
+        held: int = 0,
         live: bool = False,
         keep: bool = False,
     ) -> None:
         self._graph, self._frames = graph, frames
         self._steps, self._batch, self._live, self._keep = steps, batch, live, keep
-        self._slots = threading.Semaphore(ahead)
+        self._slots, self._held = threading.Semaphore(ahead), held
         self._dtype = np.uint8 if graph.input.message_bits <= 8 else np.uint16
         self.kept: dict[int, np.ndarray] = {}  # frames of unfinished samples, where `keep` asks
         self.sent = 0  # samples, or steps when live
@@ -65,6 +70,11 @@ class Feeder:
     def start(self, simulator: Simulator) -> None:
         """Run until the frames end or the simulator does."""
         threading.Thread(target=self._run, args=(simulator,), daemon=True).start()
+
+    @property
+    def due(self) -> int:
+        """Answers that the simulator can give by what was sent so far."""
+        return self.sent if self.ended else self.sent - self._held
 
     def answered(self) -> None:
         """The caller has taken one result: one more sample may be on its way."""

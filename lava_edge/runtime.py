@@ -100,6 +100,7 @@ def simulate(
     steps = len(checked_sample(graph, first))
     known = len(frames_ntchw) if isinstance(frames_ntchw, np.ndarray) else MAX_BATCH
     size = batch or (1 if stock else min(known, _fitting_batch(graph)))
+    held = _pipeline_samples(graph, steps) if stock else 0
     settings = _settings(
         model, steps, input_message_bits, conv=conv, batch=size, record=record or "none"
     )
@@ -108,7 +109,8 @@ def simulate(
         itertools.chain([first], frames),
         steps=steps,
         batch=size,
-        ahead=3 * size + (_pipeline_samples(graph, steps) if stock else 0),
+        ahead=3 * size + held,
+        held=held,
         keep=stock,
     )
     return _simulate(source, feeder, settings, stall_s)
@@ -154,8 +156,8 @@ def run_netx(
         return iter(())
     steps = len(checked_sample(graph, frames_ntchw[0]))
     settings = _settings("netx", steps, input_message_bits)
-    ahead = _pipeline_samples(graph, steps) + 3
-    feeder = Feeder(graph, iter(frames_ntchw), steps=steps, batch=1, ahead=ahead)
+    held = _pipeline_samples(graph, steps)
+    feeder = Feeder(graph, iter(frames_ntchw), steps=steps, batch=1, ahead=3 + held, held=held)
     return _codes(source, feeder, settings, stall_s)
 
 
@@ -174,7 +176,7 @@ def _settings(model: str, steps: int, bits: int | None, **others: Any) -> dict[s
 
 def _pipeline_samples(graph: Graph, steps: int) -> int:
     """Samples that a pipeline of one step a layer holds before the first one leaves it."""
-    return -(-graph.depth[graph.output_name] // steps)
+    return -(-max(graph.depth.values()) // steps)
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -192,7 +194,7 @@ def _simulate(
     assembly = _Assembly(source.graph, settings)
     with Simulator(settings, stall_s, source.write) as simulator:
         feeder.start(simulator)
-        for record in simulator.records(busy=lambda: feeder.sent > assembly.taken):
+        for record in simulator.records(busy=lambda: feeder.due > assembly.taken):
             if record is not None:
                 assembly.add(record)
             while assembly.whole(assembly.taken):
@@ -212,7 +214,7 @@ def _stream(
         done = 0
 
         def busy() -> bool:
-            return feeder.sent > done
+            return feeder.due > done
 
         for record in simulator.records(busy):
             if record is not None:
@@ -234,7 +236,7 @@ def _codes(
         done = 0
 
         def busy() -> bool:
-            return feeder.sent > done
+            return feeder.due > done
 
         for record in simulator.records(busy):
             if record is not None and not (feeder.ended and done == feeder.sent):

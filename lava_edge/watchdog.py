@@ -159,13 +159,13 @@ class Simulator:
     def records(self, busy: Callable[[], bool]) -> Iterator[Record | None]:
         """Records as they come, and None now and then so that the caller can look around.
 
-        busy: whether an answer is owed; only then can silence be a stall.
+        busy: whether an answer is owed; once it is ready, only then can silence be a stall.
         Raises SimulationError when the simulator dies, fails or stalls.
         """
         assert self._process is not None
         buffer = bytearray()
         heard = time.monotonic()
-        limit_s = max(START_S, self._stall_s)  # until it is ready
+        limit_s, ready = max(START_S, self._stall_s), False
         while True:
             if _ready(self._fds["result"], select.POLLIN, POLL_S):
                 try:
@@ -181,13 +181,13 @@ class Simulator:
                         text = record.payload.decode(errors="replace").strip()
                         raise SimulationError(f"the simulator failed: {_end_of(text)}")
                     if record.kind is Kind.READY:
-                        limit_s = self._stall_s
+                        limit_s, ready = self._stall_s, True
                     else:
                         yield record
                         heard = time.monotonic()  # the caller's own pauses are no silence
             elif self._process.poll() is not None:
                 raise self._died()
-            elif not busy():
+            elif ready and not busy():
                 heard = time.monotonic()
             elif time.monotonic() - heard > limit_s:
                 raise SimulationError(

@@ -143,6 +143,15 @@ def test_simulate_stopped_simulator_raises_after_the_stall() -> None:
     run.wait_gone()
 
 
+def test_simulate_pause_of_the_source_is_no_stall_of_stock_processes() -> None:
+    """They hold the last samples until others push them out: none is owed meanwhile."""
+    tap, stall_s = Tap(given=5, whole=8), 3.0
+    results = simulate(_graph(), iter(tap), model="stock", stall_s=stall_s)
+    next(results)
+    threading.Timer(2.5 * stall_s, tap.opened.set).start()
+    assert len(list(results)) == 7
+
+
 def test_simulate_closed_while_waiting_for_input_leaves_nothing() -> None:
     tap, results, run = _caught_inside()
     started = time.monotonic()

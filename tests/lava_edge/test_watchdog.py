@@ -36,17 +36,23 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def said():
-    """What the simulator writes, and its end as we see it."""
+def starting():
+    """What the simulator writes before it is ready, and its end as we see it."""
     result, theirs = os.pipe()
     os.set_blocking(result, False)
     simulator: Any = watchdog.Simulator({}, STALL_S, lambda path: None)
     simulator._fds, simulator._process = {"result": result}, Living()
-    say = Channel(-1, theirs).write
-    say(Kind.READY)
-    yield simulator, say
+    yield simulator, Channel(-1, theirs).write
     os.close(theirs)
     os.close(result)
+
+
+@pytest.fixture
+def said(starting):
+    """The same of a simulator that is ready."""
+    simulator, say = starting
+    say(Kind.READY)
+    return simulator, say
 
 
 @pytest.mark.parametrize("kind", [Kind.STEP, None])
@@ -89,3 +95,18 @@ def test_silence_while_nothing_is_owed_is_none(clock, said):
 
     records = simulator.records(idle)
     assert [next(records) for _ in range(3)] == [None] * 3
+
+
+def test_silence_of_a_start_is_a_stall_whatever_is_owed(clock, starting):
+    simulator, _ = starting
+    records = simulator.records(busy=lambda: False)
+    assert next(records) is None
+    polls = iter([None] * 3)
+
+    def poll() -> None:
+        clock.now += watchdog.START_S / 2
+        return next(polls)
+
+    simulator._process.poll = poll
+    with pytest.raises(SimulationError, match="has not answered for 300 s"):
+        list(records)
