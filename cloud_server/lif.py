@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from splitcore.compiled import compiled
 from splitcore.graph import DECAY_UNITY, STATE_SHIFT, Lif
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _run(
     drive_ntm: np.ndarray,
     bias_m: np.ndarray,

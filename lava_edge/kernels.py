@@ -10,8 +10,6 @@ The three innermost loops are written as vector instructions through numba's ext
 because its loop vectoriser keeps no accumulator in registers: 21 µs instead of 115 for a 3×3 layer
 of 16 → 16 channels, 32×32, at 10 % firing. All arithmetic is int32, as in Lava; sums wrap nowhere:
 `compiled_stepper` admits only networks where they stay within 24 bits.
-
-One file, because numba's cache on disk is renewed when a kernel's own file changes, no other.
 """
 
 from __future__ import annotations
@@ -25,10 +23,14 @@ from numba.core import cgutils
 from numba.core.caching import NullCache
 from numba.extending import intrinsic
 
+from splitcore.compiled import compiled
+
 LANES = 16  # channels are padded to a multiple of it
 WORD = 8  # spikes that are looked at together
 LIMIT = np.int32(1 << 23)
 WRAP = np.int32(1 << 24)
+
+_compiled = compiled(nogil=True, boundscheck=False)
 
 # For each byte of spike bits: the places of its ones, and how many they are.
 _PLACES = np.zeros((256, WORD), dtype=np.int32)
@@ -215,14 +217,6 @@ def _put_places(_: Any, events: Any, at: Any, places: Any, row: Any, base: Any) 
 # `geometry` below: H W C, kH kW, strides, paddings, dilations (y, x), then H W C of the target, the
 # values from one of its rows to the next and where its first pixel lies: around the target there
 # may be a margin, so that what a kernel sends beyond the border needs no check and is never read.
-def _compiled(function: Any) -> Any:
-    """Compiled without the GIL and kept on disk, where there is a place to keep it."""
-    try:
-        return njit(cache=True, nogil=True, boundscheck=False)(function)
-    except RuntimeError:
-        return njit(nogil=True, boundscheck=False)(function)
-
-
 @_compiled
 def _passed(starts: Any, fan: Any) -> Any:
     """Synapses that the events of one sample pass: Σ events of a pixel × its fan-out."""

@@ -10,17 +10,14 @@ with a larger stride it is one of C values for each pixel. Float32 sums of whole
 are exact in any order; tasks do not depend on the number of threads, so nor do gradients.
 """
 
-# numba's decorators change signatures in ways that types cannot follow.
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
+from splitcore.compiled import compiled
 from training.backward_steps import ALL, empty_but_zero_outside
 from training.floats import load, store
 from training.tiling import channels_last, each, flat
@@ -28,21 +25,21 @@ from training.tiling import channels_last, each, flat
 SAMPLES = 4  # in a task
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _multiply_add(out, at, x, start, weight, size):
     row, source = out[at : at + size], x[start : start + size]
     for j in range(size):
         row[j] += load(source[j]) * weight[j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _multiply_add_pair(out, x, start, other, at, size):
     row, source = x[start : start + size], other[at : at + size]
     for j in range(size):
         out[j] += load(row[j]) * load(source[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _span(offset, stride, size, limit):
     """First and one past the last output whose input o·stride + offset lies in 0 … size − 1."""
     first = max(0, -(offset // stride)) if offset < 0 else 0
@@ -50,7 +47,7 @@ def _span(offset, stride, size, limit):
     return first, max(first, min(limit, last))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _forward_task(x, weight, out, shape, begin, end):
     channels, height, width, rows, columns, kernel, stride, padding = shape
     total = np.empty(columns * channels, np.float32)
@@ -78,7 +75,7 @@ def _forward_task(x, weight, out, shape, begin, end):
                 store(row, j, total[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _input_gradient_task(grad, weight, out, shape, begin, end):
     channels, height, width, rows, columns, kernel, stride, padding = shape
     plane = height * width * channels
@@ -107,7 +104,7 @@ def _input_gradient_task(grad, weight, out, shape, begin, end):
             store(row, j, total[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _weight_gradient_task(x, grad, sums, shape, begin, end):
     channels, height, width, rows, columns, kernel, stride, padding = shape
     for sample in range(begin, end):

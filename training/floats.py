@@ -2,12 +2,11 @@
 such numbers this processor multiplies itself.
 
 bfloat16 travels as its bits in uint16. Only the exponential may fuse multiplications with
-additions; no spike depends on it. numba renews its cache on disk when a kernel's own file changes:
-after a change here, delete what it keeps of the kernels that use this file.
+additions; no spike depends on it.
 """
 
 # numba's decorators change signatures in ways that types cannot follow.
-# pyright: reportCallIssue=false, reportRedeclaration=false, reportArgumentType=false
+# pyright: reportCallIssue=false, reportRedeclaration=false
 
 from __future__ import annotations
 
@@ -16,8 +15,10 @@ from functools import lru_cache
 import llvmlite.binding
 import llvmlite.ir as ir
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
+
+from splitcore.compiled import compiled
 
 ONE = np.float32(1)
 HALF = np.float32(0.5)
@@ -97,7 +98,7 @@ def _overload_of_store(out, index, value):
     return store
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@compiled(nogil=True, error_model="numpy", fastmath={"contract"})
 def exponential(x):
     """e^x of a float32 x ≤ 0, within 2 units in the last place; a loop of it vectorises."""
     x = max(x, SMALLEST_EXPONENT)

@@ -13,15 +13,12 @@ The last two may be had for some of the time steps alone (`training.backward_ste
 Tensors are flat memory (`training.tiling`), bfloat16 or float32; sums and state are wider.
 """
 
-# numba's decorators change signatures in ways that types cannot follow.
-# pyright: reportCallIssue=false, reportArgumentType=false
-
 from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 
+from splitcore.compiled import compiled
 from training.backward_steps import empty_but_zero_outside, rows
 from training.floats import ONE, exponential, load, store
 from training.tiling import Tiling, each, flat
@@ -29,7 +26,7 @@ from training.tiling import Tiling, each, flat
 MOST_CONVS = 2  # that drive one layer: a main path and a shortcut
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _moments_task(x, centre, sums, squares, start, stop):
     for base in range(start, stop, len(centre)):
         size = min(len(centre), stop - base)
@@ -40,7 +37,7 @@ def _moments_task(x, centre, sums, squares, start, stop):
             squares[j] += off * off
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _current(x1, x2, extra, scale1, scale2, bias, identity, base, size, out):
     row = x1[base : base + size]
     for j in range(size):
@@ -55,7 +52,7 @@ def _current(x1, x2, extra, scale1, scale2, bias, identity, base, size, out):
             out[j] += load(row[j]) * identity
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _decayed(state, keep, whole, size):
     if whole:
         for j in range(size):
@@ -65,7 +62,7 @@ def _decayed(state, keep, whole, size):
             state[j] = state[j] * keep
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _forward_task(
     x1, x2, extra, scale1, scale2, bias, identity, lif, state, spikes, counts, start, stop
 ):
@@ -91,7 +88,7 @@ def _forward_task(
                 state[j] = zero if fired else state[j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _backward_task(
     x1, x2, extra, scale1, scale2, bias, identity, lif, surrogate, first, last, centre1, centre2,
     voltages, grad_spikes, grad, reduced, start, stop,
@@ -148,7 +145,7 @@ def _backward_task(
                         products2[j] += going[j] * current[j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _normed_backward_task(grad, x, factor, slope, offset, out, start, stop):
     width = len(factor)
     total = np.empty(width, np.float32)
@@ -165,7 +162,7 @@ def _normed_backward_task(grad, x, factor, slope, offset, out, start, stop):
             store(row, j, total[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _to_bytes_task(x, out, start, stop):
     row, bytes_row = x[start:stop], out[start:stop]
     for j in range(stop - start):

@@ -17,12 +17,12 @@ in whole 65536ths. Past steps of a stream are counted before the payload's first
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from splitcore.codec import range_coder
 from splitcore.codec.codec import Codec
 from splitcore.codec.context import CodeContext
+from splitcore.compiled import compiled
 
 STRENGTH = 2
 CONTEXTS = 32
@@ -51,7 +51,7 @@ class Adaptive(Codec):
         return spikes[len(past_tchw) :]
 
 
-@numba.njit(cache=True)
+@compiled()
 def _context(spikes, t, c, y, x):
     context = 0
     if x > 0:
@@ -67,7 +67,7 @@ def _context(spikes, t, c, y, x):
     return context
 
 
-@numba.njit(cache=True)
+@compiled()
 def _tables(rates_q16):
     ones = np.empty((len(rates_q16), CONTEXTS), dtype=np.int64)
     visits = np.full((len(rates_q16), CONTEXTS), STRENGTH, dtype=np.int64)
@@ -76,12 +76,12 @@ def _tables(rates_q16):
     return ones, visits
 
 
-@numba.njit(cache=True)
+@compiled()
 def _probability(ones, visits):
     return min(max(ones // visits, _FLOOR), _ONE - _FLOOR)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _encode(spikes, first, rates_q16, out):
     ones, visits = _tables(rates_q16)
     at, low, size = 0, np.int64(0), np.int64(range_coder.TOP)
@@ -100,7 +100,7 @@ def _encode(spikes, first, rates_q16, out):
     return range_coder.finish(out, at, low, size)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _decode(spikes, first, rates_q16, data):
     ones, visits = _tables(rates_q16)
     offset, at = range_coder.start(data)

@@ -11,10 +11,10 @@ uint64 together. G. N. N. Martin, "Range encoding", 1979.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from splitcore.codec.codec import longest_payload
+from splitcore.compiled import compiled
 
 PROBABILITY_BITS = 16
 TOP_BITS = 40
@@ -28,7 +28,7 @@ def buffer_for(spikes: int) -> np.ndarray:
     return np.zeros(longest_payload(spikes), dtype=np.uint8)
 
 
-@numba.njit(cache=True)
+@compiled()
 def put(out, at, low, size, bit, p16):
     """Write one bit whose chance of being 1 is p16 / 65536, 0 < p16 < 65536."""
     bound = (size * p16) >> PROBABILITY_BITS
@@ -48,7 +48,7 @@ def put(out, at, low, size, bit, p16):
     return at, low, size
 
 
-@numba.njit(cache=True)
+@compiled()
 def _carry(out, at):
     back = at - 1
     while out[back] == 255:
@@ -57,7 +57,7 @@ def _carry(out, at):
     out[back] += 1
 
 
-@numba.njit(cache=True)
+@compiled()
 def finish(out, at, low, size):
     """Write the shortest end; returns the length of the payload."""
     for kept in range(TAIL_BYTES + 1):
@@ -77,7 +77,7 @@ def finish(out, at, low, size):
     return at
 
 
-@numba.njit(cache=True)
+@compiled()
 def start(data):
     """The first bytes of a payload as the decoder's offset; returns offset and next place."""
     offset = np.int64(0)
@@ -86,7 +86,7 @@ def start(data):
     return offset, TAIL_BYTES
 
 
-@numba.njit(cache=True)
+@compiled()
 def get(data, at, offset, size, p16):
     """Read one bit; returns bit, at, offset, size."""
     bound = (size * p16) >> PROBABILITY_BITS

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from splitcore.codec import range_coder
 from splitcore.codec.codec import Codec
 from splitcore.codec.context import CodeContext
 from splitcore.codec.context_model import ODDS_LIMIT, ContextModel, probability_table
+from splitcore.compiled import compiled
 
 
 class Trained(Codec):
@@ -86,7 +86,7 @@ def _arrays(model: ContextModel | None) -> tuple[np.ndarray, np.ndarray, np.ndar
     return model.arrays
 
 
-@numba.njit(cache=True)
+@compiled()
 def _begin(spikes, t, within, bias, before, older, odds):
     """The log-odds of step t as the steps before it leave them, written into odds (H, W, C).
 
@@ -114,7 +114,7 @@ def _begin(spikes, t, within, bias, before, older, odds):
                         _speak(odds, y, x, older, phase, lag - 2, source)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _speak(odds, y, x, weights, phase, tap, source):
     """Add a spike's weights to the log-odds of all channels at a place, or of its own alone."""
     spoken_for = weights.shape[3]
@@ -123,7 +123,7 @@ def _speak(odds, y, x, weights, phase, tap, source):
         odds[y, x, first + k] += weights[phase, tap, source, k]
 
 
-@numba.njit(cache=True)
+@compiled()
 def _spread(odds, now, phase, y, x, source):
     """Add what a spike of this step says about the places still to be coded."""
     height, width, _ = odds.shape
@@ -139,12 +139,12 @@ def _spread(odds, now, phase, y, x, source):
             _speak(odds, y + 1, x - 1, now, phase, 3, source)
 
 
-@numba.njit(cache=True)
+@compiled()
 def _probability(odds, table):
     return table[min(max(odds, -ODDS_LIMIT), ODDS_LIMIT) + ODDS_LIMIT]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _encode(spikes, first, sample_steps, bias, now, before, older, table, out):
     at, low, size = 0, np.int64(0), np.int64(range_coder.TOP)
     steps, height, width, channels = spikes.shape
@@ -164,7 +164,7 @@ def _encode(spikes, first, sample_steps, bias, now, before, older, table, out):
     return range_coder.finish(out, at, low, size)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _decode(spikes, first, sample_steps, bias, now, before, older, table, data):
     offset, at = range_coder.start(data)
     size = np.int64(range_coder.TOP)
@@ -184,7 +184,7 @@ def _decode(spikes, first, sample_steps, bias, now, before, older, table, data):
                         _spread(odds, now, phase, y, x, c)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled(nogil=True)
 def _decode_many(spikes, bias, now, before, older, table, data, ends, again, good):
     """Payload n, data[ends[n-1]:ends[n]], into spikes[n]; good[n]: it is what encodes them."""
     start, steps = 0, spikes.shape[1]
@@ -205,7 +205,7 @@ def code_length(spikes_tchw: np.ndarray, model: ContextModel) -> float:
     return float(_length(_channels_last(spikes_tchw), *model.arrays, bits_of))
 
 
-@numba.njit(cache=True)
+@compiled()
 def _length(spikes, bias, now, before, older, bits_of):
     total = 0.0
     steps, height, width, channels = spikes.shape
