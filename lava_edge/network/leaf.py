@@ -10,6 +10,7 @@ depth[output] steps after the input came in.
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections import deque
@@ -29,6 +30,8 @@ from measure.counts import FIELDS
 from splitcore.errors import SimulationError
 from splitcore.graph import Graph
 from splitcore.spikes import packed_size
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 0.002  # how long a step lasts when there is nothing left to do
 
@@ -81,11 +84,17 @@ class LeafEdgeNetwork(PyLoihiProcessModel):
     def _run_ports(self) -> None:
         shape = (self._size, *self._graph.input.shape[::-1])
         frames = self.inp.recv().reshape(shape).transpose(0, 3, 2, 1)
-        if frames.min() < 0 or frames.max() > self._graph.input.max_value:
-            raise SimulationError(
+        if not self._graph.input.message_bits:
+            frames = frames != 0  # what stock Conv and Dense take for a spike
+        elif frames.min() < 0 or frames.max() > self._graph.input.max_value:
+            error = SimulationError(
                 f"edge network: expected input in [0, {self._graph.input.max_value}], "
                 f"got [{frames.min()}, {frames.max()}]"
             )
+            # Lava's run() says only that something raised, and hangs if a receiver still waits.
+            log.error("%s", error)
+            self.out.send(np.zeros(self.out.shape, dtype=np.int32))
+            raise error
         if (self.time_step - 1) % self._steps == 0:
             self._stepper.reset(self._size)
         self._stepper.step(frames.astype(np.uint16))

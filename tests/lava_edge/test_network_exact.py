@@ -1,5 +1,8 @@
 """Leaf and stock processes in Lava itself against the reference: every layer, spikes and state."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -172,6 +175,20 @@ def test_stream_ending_inside_a_sample_gives_the_steps_there_were() -> None:
     assert [(result.sample, result.step) for result in results][-1] == (1, 0)
 
 
+def _through_ports(folder: Path, graph: Graph, frames_ntchw: np.ndarray) -> str:
+    """Leave leaf.npy, batch.npy and stock.npy in the folder; or what the child said of its end."""
+    netx_file.save(graph, folder / "edge.net")
+    np.save(folder / "frames.npy", frames_ntchw)
+    command = [sys.executable, "-m", "tests.lava_edge.port_network", str(folder)]
+    pipe, out = subprocess.PIPE, subprocess.STDOUT
+    child = subprocess.Popen(command, stdout=pipe, stderr=out, text=True, start_new_session=True)
+    try:
+        return child.communicate(timeout=120)[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # a run that hangs leaves its actors behind
+
+
 def test_ports_in_a_lava_graph_of_ones_own_equal_reference(tmp_path: Path) -> None:
     conv = Conv(2 * np.random.default_rng(3).integers(-50, 52, (3, 2, 3, 3)), padding=(1, 1))
     wide = Conv(2 * np.random.default_rng(4).integers(-50, 52, (3, 3, 3, 3)), padding=(1, 1))
@@ -182,14 +199,44 @@ def test_ports_in_a_lava_graph_of_ones_own_equal_reference(tmp_path: Path) -> No
     )
     graph = Graph(Input((2, 4, 5)), layers)
     frames = (np.random.default_rng(0).random((4, 4, 2, 4, 5)) < 0.4).astype(np.uint8)
-    netx_file.save(graph, tmp_path / "edge.net")
-    np.save(tmp_path / "frames.npy", frames)
-    command = [sys.executable, "-m", "tests.lava_edge.port_network", str(tmp_path)]
-    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    _through_ports(tmp_path, graph, frames)
     expected = reference.run(graph, frames).spikes["c"]
     assert 0.05 < expected.mean() < 0.9
     for name in ("leaf", "batch", "stock"):
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected, err_msg=name)
+
+
+def test_ports_any_value_but_0_is_a_spike_of_binary_input_as_in_stock(tmp_path: Path) -> None:
+    """Straight into a convolution and a dense layer, and past a relay."""
+    rng = np.random.default_rng(5)
+    conv = Conv(2 * rng.integers(-60, 60, (2, 2, 3, 3)), padding=(1, 1))
+    first, second, third = (Dense(2 * rng.integers(-60, 60, (4, 18))) for _ in range(3))
+    layers = (
+        Lif("a", (Current("input", conv),), np.zeros(2, int), 100, 1024),
+        Lif("b", (Current("input", first),), np.zeros(4, int), 90, 1024),
+        Lif(
+            "c",
+            (Current("a", second), Current("b", Identity(60)), Current("input", third)),
+            np.zeros(4, int),
+            120,
+            1024,
+        ),
+    )
+    graph = Graph(Input((2, 3, 3)), layers)
+    frames = rng.choice([0, 0, 0, 1, 2, -1, 256, 1 << 16], (4, 4, 2, 3, 3))
+    _through_ports(tmp_path, graph, frames)
+    expected = reference.run(graph, frames != 0).spikes["c"]
+    assert 0.05 < expected.mean() < 0.9
+    for name in ("leaf", "batch", "stock"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected, err_msg=name)
+
+
+def test_ports_graded_input_beyond_its_bits_ends_the_run_and_says_so(tmp_path: Path) -> None:
+    """An exception before a step's output is sent would leave Lava's run() waiting for ever."""
+    layer = Lif("a", (Current("input", Identity(2)),), np.zeros(1, int), 10, 1024)
+    graph = Graph(Input((1, 2, 2), 8), (layer,))
+    said = _through_ports(tmp_path, graph, np.full((2, 3, 1, 2, 2), 256))
+    assert "expected input in [0, 255], got [256, 256]" in said
 
 
 BLAS_CHECK = """
