@@ -35,7 +35,10 @@ def twice(x):
     return x * FACTOR
 """
 CONSTANT = "FACTOR = 2\n"
-RUN = "from splitcore import caller; print(caller.run(20), sum(caller.run.stats.cache_hits.values()))"
+RUN = """
+from splitcore import caller
+print(caller.run(20), sum(caller.run.stats.cache_hits.values()))
+"""
 
 ENCODE = """
 from tests.splitcore.codec.test_golden import payloads
