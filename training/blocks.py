@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from splitcore.bundle import possible
 from splitcore.errors import ConfigError
 from splitcore.graph import (
     BIAS_MAX,
@@ -40,6 +41,7 @@ from splitcore.graph import (
     Current,
     Identity,
     Lif,
+    Shape,
     Synapse,
 )
 from training import backward_steps, taps
@@ -111,7 +113,7 @@ class NormedConv(torch.nn.Module):
         super().__init__()
         self.transpose = output_padding is not None
         self.output_padding = output_padding or (0, 0)
-        self.stride, self.padding, self.groups = stride, kernel // 2, groups
+        self.kernel, self.stride, self.padding, self.groups = kernel, stride, kernel // 2, groups
         kind = slayer.synapse.ConvTranspose if self.transpose else slayer.synapse.Conv
         self.synapse = kind(
             in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups
@@ -164,6 +166,20 @@ class NormedConv(torch.nn.Module):
             return F.conv_transpose2d(events, weight.to(events.dtype), None, stride, padding, extra)
         return byte_conv(events, weight, stride, padding, self.groups, gradient, chosen)
 
+    def output_shape(self, source: Shape) -> Shape:
+        """(C, H, W) of the sums that a source of this shape causes, without any weights.
+
+        Not of a transposed conv. Raises ConfigError where no layer may be as large.
+        """
+        height, width = (
+            (size + 2 * self.padding - self.kernel) // self.stride + 1 for size in source[1:]
+        )
+        try:
+            shape = possible((len(self.gain), height, width))
+        except ValueError as error:
+            raise ConfigError(f"model: a layer of {error}; lower model.width") from None
+        return shape[0], shape[1], shape[2]
+
     def observe(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel."""
         self.mean.lerp_(mean, MOMENTUM)
@@ -206,6 +222,12 @@ class SpikingLayer(torch.nn.Module):
         self.precise = False  # float32 also where bfloat16 would do
         self.set_steps(1)
         self.rate: torch.Tensor | None = None  # mean of the last forward, kept in the graph
+
+    def output_shape(self, source: Shape) -> Shape:
+        """(C, H, W) of the spikes under a source of this shape; shortcuts give the same."""
+        first = self.convs[0]
+        assert isinstance(first, NormedConv)
+        return first.output_shape(source)
 
     @property
     def voltage_decay(self) -> int:
@@ -396,6 +418,13 @@ class Block(torch.nn.Module):
         for index, layer in enumerate(self.layers.values()):
             hidden = layer(hidden, events) if self.shortcut and index == last else layer(hidden)
         return hidden
+
+    def output_shape(self, source: Shape) -> Shape:
+        """(C, H, W) of the last layer's spikes under a source of this shape."""
+        for layer in self.layers.values():
+            assert isinstance(layer, SpikingLayer)
+            source = layer.output_shape(source)
+        return source
 
     def lower(self, source: str, emit: Emit) -> str:
         """Emit every layer's record; returns the name of the last one."""

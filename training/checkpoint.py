@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +28,8 @@ from training.model import SplitModel
 
 FORMAT = "spikebottlenet-checkpoint-1"
 FILE = "checkpoint.safetensors"
+
+Network = TypeVar("Network", SplitModel, SplitAnn)
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,7 @@ class Checkpoint:
         """The spiking model with the checkpoint's weights. Raises ConfigError for an ANN."""
         if self.config.model.neuron != "lif":
             raise ConfigError(f"{self.path}: an ANN (neuron: relu), expected a spiking model")
-        model = self.config.build(self.image_shape, len(self.classes))
-        self._into(model)
-        return model
+        return self._built(lambda: self.config.build(self.image_shape, len(self.classes)))
 
     def network(self) -> SplitModel | SplitAnn:
         """The model of either kind with the checkpoint's weights."""
@@ -58,20 +59,43 @@ class Checkpoint:
         if len(self.image_shape) != 3:
             raise ConfigError(f"{self.path}: an ANN takes images, got events {self.image_shape}")
         channels, height, width = self.image_shape
-        ann = without_codec(
-            backbone_named(self.config.model.backbone),
-            width=self.config.model.width,
-            image_shape=(channels, height, width),
-            classes=len(self.classes),
+        return self._built(
+            lambda: without_codec(
+                backbone_named(self.config.model.backbone),
+                width=self.config.model.width,
+                image_shape=(channels, height, width),
+                classes=len(self.classes),
+            )
         )
-        self._into(ann)
-        return ann
+
+    def _built(self, build: Callable[[], Network]) -> Network:
+        """What `build` makes, with the checkpoint's weights.
+
+        Their shapes are compared with those of a network without memory first: the config of a
+        small file may ask for one of gigabytes.
+        """
+        found = self._weights
+        with torch.device("meta"):
+            expected = build().state_dict()
+        for name, wanted in expected.items():
+            got = tuple(found[name].shape) if name in found else "none"
+            if got != tuple(wanted.shape):
+                raise ConfigError(
+                    f"{self.path}: weights do not fit its config ({name}: expected "
+                    f"{tuple(wanted.shape)}, got {got})"
+                )
+        network = build()
+        self._into(network)
+        return network
+
+    @property
+    def _weights(self) -> dict[str, torch.Tensor]:
+        prefix = "model."
+        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
 
     def _into(self, model: torch.nn.Module) -> None:
-        prefix = "model."
-        state = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(self._weights)
         except RuntimeError as error:
             first = " ".join(str(error).split())[:200]
             raise ConfigError(f"{self.path}: weights do not fit its config ({first})") from None

@@ -19,7 +19,7 @@ from splitcore.graph import Graph, Input, Lif
 from splitcore.splits import DECODER, ENCODER, Backbone
 from splitcore.tail import Tail
 from training import backbones
-from training.blocks import NeuronConfig, Norm, NormedConv, SpikingLayer
+from training.blocks import Block, NeuronConfig, Norm, NormedConv, SpikingLayer
 
 Shape = tuple[int, int, int]
 
@@ -123,8 +123,11 @@ class SplitModel(torch.nn.Module):
 
     def shape_after(self, blocks: int) -> Shape:
         """(C, H, W) of what the first `blocks` edge blocks give."""
-        first = torch.nn.ModuleDict(dict(list(self.edge.items())[:blocks]))
-        return _lower(first, self.input).output_shape
+        shape = self.input.shape
+        for block in list(self.edge.values())[:blocks]:
+            assert isinstance(block, Block)
+            shape = block.output_shape(shape)
+        return shape
 
     def spiking_layers(self) -> list[SpikingLayer]:
         """Every layer of LIF neurons in order of construction."""

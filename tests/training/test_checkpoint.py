@@ -1,6 +1,7 @@
 """A checkpoint that cannot be written leaves what was there; a damaged one is refused by field."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,20 @@ def test_an_ann_of_event_recordings_is_refused(run: Path, tmp_path: Path) -> Non
     path = rewritten(run, tmp_path / "events.safetensors", image_shape=[4, 1, 8, 8])
     with pytest.raises(ConfigError, match="an ANN takes images"):
         checkpoint.load(path).network()
+
+
+@pytest.mark.parametrize("neuron", ["lif", "relu"])
+def test_a_config_of_a_far_larger_network_is_refused_before_it_is_built(
+    run: Path, tmp_path: Path, neuron: str
+) -> None:
+    """Of ResNet-50 at width 1024 the weights alone would take 24 GB."""
+    wide = plain().model_dump(mode="json")
+    wide["model"] |= {"backbone": "resnet50", "width": 1024, "neuron": neuron}
+    path = rewritten(run, tmp_path / "wide.safetensors", config=wide)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConfigError, match=r"wide\.safetensors: weights do not fit .* expected \("):
+        checkpoint.load(path).network()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
 
 
 @pytest.mark.parametrize("groups", [[{}], [{"params": [0]}], [{"params": [0]}] * 2])
