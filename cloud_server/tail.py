@@ -43,8 +43,7 @@ class TailEngine:
 
     def __call__(self, code_ntchw: np.ndarray) -> np.ndarray:
         """Scores (N, classes) of N samples; how they are batched changes nothing."""
-        rates = self.rates(code_ntchw)
-        return self.tail.scores(rates[:, None, :, None, None])
+        return self.tail.scores_of_rates(self.rates(code_ntchw))
 
     def rates(self, code_ntchw: np.ndarray) -> np.ndarray:
         """Mean firing (N, C) of the last layer over time and space, float64."""

@@ -139,7 +139,7 @@ class Bundle:
             raise BundleError(f"{self.path}: was replaced while it was read; start again")
 
     def probe(self) -> Probe:
-        """The frames, spikes and scores recorded at export."""
+        """The frames, spikes and scores recorded at export, one frame at least."""
         path = self.path / PROBE
         _, tensors = load_tensors(path)
         try:
@@ -148,6 +148,8 @@ class Bundle:
             code = spikes.unpack(tensors["code"].tobytes(), (count, *self.manifest.spike_shape))
         except (KeyError, CodecError) as error:
             raise BundleError(f"{path}: damaged probe ({error})") from None
+        if count == 0:
+            raise BundleError(f"{path}: holds no frame, which proves nothing; export it again")
         held = () if self.manifest.input_bits else (self.manifest.steps,)
         for name, tensor, dtype, shape in (
             ("frames", frames, np.uint8, (count, *held, *self.manifest.input_shape)),
@@ -159,6 +161,8 @@ class Bundle:
                     f"{path}: {name}: expected {np.dtype(dtype)} {shape}, "
                     f"got {tensor.dtype} {tensor.shape}"
                 )
+        if not np.isfinite(scores).all():
+            raise BundleError(f"{path}: scores: expected finite numbers")
         return Probe(frames, code, scores, labels)
 
 

@@ -59,8 +59,28 @@ class Tail:
 
     def scores(self, spikes_ntchw: np.ndarray) -> np.ndarray:
         """Class scores (N, classes) of the last layer's spikes (N, T, C, H, W)."""
-        rate = spikes_ntchw.mean(axis=(1, 3, 4), dtype=np.float64)
-        return (rate @ self.weight_kc.T.astype(np.float64) + self.bias_k).astype(np.float32)
+        return self.scores_of_rates(spikes_ntchw.mean(axis=(1, 3, 4), dtype=np.float64))
+
+    def scores_of_rates(self, rate_nc: np.ndarray) -> np.ndarray:
+        """The same of their mean over time and space (N, C), float64."""
+        return (rate_nc @ self.weight_kc.T.astype(np.float64) + self.bias_k).astype(np.float32)
+
+    def float32_error(self, rate_nc: np.ndarray, steps: int) -> np.ndarray:
+        """How far these scores may lie from those that the model gave in float32 (N, classes).
+
+        The model averages over space, multiplies, adds the bias and averages over the steps, and
+        adds in an order that is the processor's. Counts of spikes are exact, so a term w·r goes
+        through 2 roundings of its mean over space, 1 of the product, C of sums with the bias, T − 1
+        of sums over steps, and 2 of their mean; here through 1 to float32 and float64's, which are
+        less than 1 more. Whatever the order, n roundings of 2^-24 leave a sum within (N. J. Higham,
+        "Accuracy and Stability of Numerical Algorithms", lemma 3.1)
+
+            γ · (Σ_c |w|·r + |b|),   γ = n·2^-24 / (1 − n·2^-24),   n = C + T + 6
+        """
+        reached = self.weight_kc.shape[1] + steps + 6
+        gamma = reached * 2.0**-24 / (1 - reached * 2.0**-24)
+        weight, bias = (np.abs(part.astype(np.float64)) for part in (self.weight_kc, self.bias_k))
+        return gamma * (rate_nc @ weight.T + bias)
 
 
 # One table for writer and reader: kind, class, weight field, plain fields.

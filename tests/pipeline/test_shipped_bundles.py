@@ -40,6 +40,7 @@ def test_shipped_bundle_verifies_without_a_mismatch(bundle: Path) -> None:
     assert result["mismatched_spikes"] == 0
     assert result["prediction_mismatches"] == 0
     assert set(result["mismatched_states_by_engine"].values()) == {0}
+    assert result["probe"].pop("score_difference_max") < 1e-5
     assert set(result["probe"].values()) == {result["samples"], 0}
 
 

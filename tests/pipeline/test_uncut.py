@@ -44,6 +44,7 @@ def test_uncut_bundle_verifies_and_answers(uncut: Bundle) -> None:
     assert result["spikes"] > 0
     assert result["mismatched_spikes"] == 0
     assert result["prediction_mismatches"] == 0
+    assert result["probe"].pop("score_difference_max") < 1e-5
     assert set(result["probe"].values()) == {16, 0}
 
 

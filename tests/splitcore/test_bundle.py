@@ -160,6 +160,29 @@ def test_probe_that_does_not_fit_its_manifest_is_refused(made, name, tensor):
         open_bundle(made.path).probe()
 
 
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (
+            {
+                "frames": np.zeros((0, 1, 8, 8), np.uint8),
+                "code": np.zeros(0, np.uint8),
+                "scores": np.zeros((0, 5), np.float32),
+                "labels": np.zeros(0, np.int64),
+            },
+            "holds no frame",
+        ),
+        ({"scores": np.full((8, 5), np.nan, np.float32)}, "scores: expected finite numbers"),
+    ],
+)
+def test_probe_that_can_prove_nothing_is_refused(made, tensors, said):
+    path = made.path / "probe.safetensors"
+    save_file(load_file(path) | tensors, path)
+    rewrite(made)
+    with pytest.raises(BundleError, match=rf"probe\.safetensors: {said}"):
+        open_bundle(made.path).probe()
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
 def test_probe_of_numbers_that_numpy_has_not_is_refused(made, dtype):
     path = made.path / "probe.safetensors"

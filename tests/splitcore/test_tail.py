@@ -50,6 +50,13 @@ def test_scores_are_the_mean_over_time_and_space():
     assert dense_tail().scores(spikes).tolist() == [[0.375, 0.25], [0.0, 1.0]]
 
 
+def test_float32_error_of_scores_is_what_so_many_roundings_may_do():
+    # n = 1 channel + 4 steps + 6 roundings; Σ|w|·r + |b| is 0.5 · 0.75 + 0 and 1 · 0.75 + 1
+    roundings = 11 * 2.0**-24
+    found = dense_tail().float32_error(np.array([[0.75]]), 4)
+    assert found == pytest.approx(roundings * np.array([[0.375, 1.75]]), rel=1e-5)
+
+
 def test_tail_with_delays_is_refused(path):
     with pytest.raises(GraphError, match="no synaptic delays"):
         tails.save(dense_tail(delay=np.array([[0, 1, 0]])), path)
