@@ -43,8 +43,7 @@ class GuardedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.where = "/"
-        self.size = 0
-        self.budget = MAX_FILE_BYTES
+        self.size = self.budget = 0
 
     def fail(self, message: str, where: str | None = None) -> NetxError:
         """The error to raise: file, path inside it, message."""
@@ -57,6 +56,7 @@ class GuardedFile:
             self.size = self.path.stat().st_size
             if self.size > MAX_FILE_BYTES:
                 raise self.fail(f"{self.size:,} bytes are more than {MAX_FILE_BYTES:,}")
+            self.budget = self.size  # each byte is read once: a file takes no memory but its own
             self._file = h5py.File(self.path, "r")
             if self._file.userblock_size or self._file.id.get_create_plist().get_sizes() != (8, 8):
                 raise self.fail("expected offsets of 8 bytes from the start of the file")
@@ -177,17 +177,23 @@ class Group:
         if dataset.shape is None:
             raise self.fail("expected a value, got none", name)
         declared = math.prod(dataset.shape) * dataset.dtype.itemsize
-        if declared > min(self.file.size, self.file.budget):
+        if declared > self.file.size:
             raise self.fail(
                 f"declares {declared:,} bytes of shape {dataset.shape}; "
                 f"the file has {self.file.size:,}",
+                name,
+            )
+        if declared > self.file.budget:
+            raise self.fail(
+                f"declares {declared:,} bytes where {self.file.budget:,} of the file's "
+                f"{self.file.size:,} are left; no data may be linked to twice",
                 name,
             )
         self.file.budget -= declared
         return dataset
 
     def integers(self, name: str) -> np.ndarray:
-        """A dataset of whole numbers as int64, whatever type it is stored as."""
+        """A dataset of whole numbers as int32, whatever type it is stored as."""
         dataset = self._plain(name)
         if dataset.dtype.kind not in "biuf":
             raise self.fail(f"expected numbers, got {dataset.dtype}", name)
@@ -198,8 +204,8 @@ class Group:
             raise self.fail("expected finite numbers", name)
         if values.size and not -MAX_INTEGER < values.min() <= values.max() < MAX_INTEGER:
             raise self.fail(f"expected numbers below {MAX_INTEGER:,}", name)
-        whole = values.astype(np.int64)
-        if (whole != values).any():
+        whole = values.astype(np.int32)
+        if values.dtype.kind == "f" and (whole != values).any():
             raise self.fail("expected whole numbers", name)
         return whole
 

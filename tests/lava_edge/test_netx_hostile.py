@@ -1,7 +1,9 @@
 """Files that a stranger wrote: one NetxError with file and HDF5 path, whatever is in them."""
 
+import itertools
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -359,6 +361,38 @@ def test_load_of_declared_size_past_the_file_is_refused(path):
         file["layer/1"].create_dataset("weight", (1 << 10, 1 << 10, 1 << 9, 1 << 9), "f4")
 
     refused(changed(path, change), "/layer/1/weight", "declares 1,099,511,627,776 bytes")
+
+
+def test_load_of_weights_that_many_layers_link_to_is_refused(path):
+    """One matrix of 34 MB in 27 layers would take 3.7 GB of memory."""
+    square = Dense(np.full((200, 200), 2))
+    pairs = itertools.pairwise(["input", "a", "b", "c"])
+    layers = (lif(name, 200, Current(source, square)) for source, name in pairs)
+
+    def change(file):
+        put("layer/1/weight", np.full((200, 200), 2.0))(file)  # float64, twice what the others had
+        for layer in ("layer/2", "layer/3"):
+            del file[layer]["weight"]
+            file[layer]["weight"] = file["layer/1/weight"]
+
+    graph = Graph(Input((200, 1, 1)), tuple(layers))
+    refused(changed(path, change, graph), "/layer/3/weight", "no data may be linked to twice")
+
+
+def test_load_of_int8_weights_peaks_at_a_small_multiple_of_the_network(path):
+    """The network holds four bytes a synapse."""
+    side = 1000
+    graph = Graph(
+        Input((side, 1, 1)), (lif("a", side, Current("input", Dense(np.full((side, side), 2)))),)
+    )
+    changed(path, put("layer/1/weight", np.full((side, side), 2, np.int8)), graph)
+    tracemalloc.start()
+    try:
+        netx_file.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * 4 * side * side
 
 
 def test_load_of_two_networks_in_one_file_is_refused(tmp_path):
