@@ -68,12 +68,18 @@ class Model(_Strict):
 
 
 class Bottleneck(_Strict):
-    """Where the network is cut and how narrow the cut is; without channels spikes go as is."""
+    """Where the network is cut and how narrow the cut is; without channels spikes go as is.
+
+    encoder_decay, decoder_decay: the voltage decay of their neurons; without it that of the block
+    beside them.
+    """
 
     split: str
     channels: Annotated[int, Field(ge=1, le=4096)] | None = None
     stride: Annotated[int, Field(ge=1, le=16)] = 1
     kernel: Annotated[int, Field(ge=1, le=15)] = 3
+    encoder_decay: Unit | None = None
+    decoder_decay: Unit | None = None
 
 
 class Augment(_Strict):
@@ -196,7 +202,7 @@ class Config(_Strict):
         channels, height, width = image_shape[-3:]
         squeeze = None
         if neck is not None and neck.channels is not None:
-            squeeze = BottleneckConfig(neck.channels, neck.stride, neck.kernel)
+            squeeze = BottleneckConfig(**neck.model_dump(exclude={"split"}))
         return SplitModel(
             backbone_named(model.backbone),
             split=self.split,
@@ -304,9 +310,9 @@ def _check(config: Config, where: str) -> None:
         ),
         (recipe.codec_epochs and not squeezed, "recipe.codec_epochs", "there is no codec to train"),
         (
-            neck and not squeezed and (neck.stride, neck.kernel) != (1, 3),
+            neck and not squeezed and neck != Bottleneck(split=neck.split),
             "bottleneck.channels",
-            "stride and kernel need a number of channels",
+            "what is said of encoder and decoder needs a number of channels",
         ),
         (
             (recipe.codec_epochs or recipe.frozen_edge_views) and not config.start,

@@ -10,7 +10,7 @@ Without a bottleneck there is no encoder and no decoder: the spikes at the cut a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,11 +26,17 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class BottleneckConfig:
-    """Code channels, spatial stride and kernel of the encoder; the decoder mirrors them."""
+    """Code channels, spatial stride and kernel of the encoder; the decoder mirrors them.
+
+    encoder_decay, decoder_decay: the voltage decay of their neurons, where it is not that of the
+    block beside them.
+    """
 
     channels: int
     stride: int = 1
     kernel: int = 3
+    encoder_decay: float | None = None
+    decoder_decay: float | None = None
 
 
 class SplitModel(torch.nn.Module):
@@ -38,7 +44,8 @@ class SplitModel(torch.nn.Module):
 
     bottleneck: None sends the features as they are. input_shape (C, H, W), input_bits of the
     graded pixels (0: binary events), steps T. decays: the voltage decay from a block on, where it
-    is not the neuron's; the encoder has that of the block before it, the decoder that of the next.
+    is not the neuron's; the encoder has that of the block before it, the decoder that of the next,
+    unless the bottleneck says another.
     """
 
     def __init__(
@@ -107,8 +114,8 @@ class SplitModel(torch.nn.Module):
             stride=stride,
             output_padding=(missing[0], missing[1]) if stride > 1 else None,
         )
-        self.encoder = SpikingLayer([squeeze], before)
-        self.decoder = SpikingLayer([restore], behind)
+        self.encoder = SpikingLayer([squeeze], _decaying(before, bottleneck.encoder_decay))
+        self.decoder = SpikingLayer([restore], _decaying(behind, bottleneck.decoder_decay))
 
     def set_steps(self, steps: int) -> None:
         """Run this many time steps from now on; the weights know no number of steps."""
@@ -194,6 +201,11 @@ class SplitModel(torch.nn.Module):
         cloud = _lower(self.cloud, code, first=first)
         weight = self.readout.weight.detach().cpu().numpy()
         return edge, Tail(cloud, weight, self.readout.bias.detach().cpu().numpy())
+
+
+def _decaying(neuron: NeuronConfig, decay: float | None) -> NeuronConfig:
+    """The neuron with another voltage decay, where there is one."""
+    return neuron if decay is None else replace(neuron, voltage_decay=decay)
 
 
 def _lower(

@@ -7,12 +7,12 @@ from splitcore.graph import DECAY_UNITY
 from training import config
 
 
-def _config(decay: object, split: str = "block3") -> config.Config:
+def _config(decay: object, split: str = "block3", **codec: float) -> config.Config:
     return config.parse(
         {
             "name": "decays",
             "model": {"backbone": "mobilenet_v1", "width": 8, "voltage_decay": decay},
-            "bottleneck": {"split": split, "channels": 4},
+            "bottleneck": {"split": split, "channels": 4, **codec},
             "recipe": {"epochs": 1},
         },
         "test",
@@ -35,6 +35,22 @@ def test_one_number_is_that_of_all_blocks() -> None:
     layers = [*edge.layers, *tail.graph.layers]
     assert {layer.voltage_decay / DECAY_UNITY for layer in layers} == {0.75}
     assert layers[-1].name == "decoder"
+
+
+def test_encoder_and_decoder_decay_as_the_bottleneck_says() -> None:
+    slow_then_none = _config(0.5, encoder_decay=0.125, decoder_decay=1)
+    edge, tail = slow_then_none.build((3, 32, 32), 10).lower()
+    found = {layer.name: layer.voltage_decay for layer in (*edge.layers, *tail.graph.layers)}
+    assert found.pop("encoder") == DECAY_UNITY // 8
+    assert found.pop("decoder") == DECAY_UNITY
+    assert set(found.values()) == {DECAY_UNITY // 2}
+
+
+def test_decays_of_a_codec_that_is_not_there_are_refused() -> None:
+    raw = _config(0.5, encoder_decay=0.125).model_dump()
+    raw["bottleneck"].pop("channels")
+    with pytest.raises(ConfigError, match=r"test: bottleneck\.channels: what is said of encoder"):
+        config.parse(raw, "test")
 
 
 @pytest.mark.parametrize(
