@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from splitcore import tail
 from splitcore.bundle import Bundle
 from splitcore.errors import ConfigError, DataError
 from splitcore.graph import Lif
+from training import config as configuration
 from training.config import Config
 from training.data.dataset import Dataset
 from training.model import SplitModel
@@ -24,10 +26,11 @@ class BundleStart:
     """The integers of a bundle's layers by their names, and its readout's weight and bias.
 
     input_bits: of the pixels that its stem weighs, 0 for events. Decays and steps are not taken:
-    the neurons are those of the config (see training.unfold).
+    the neurons are those of the config (see training.unfold). trained: the config of its training.
     """
 
     name: str
+    trained: Any
     input_bits: int
     records: dict[str, Lif]
     readout: tuple[np.ndarray, np.ndarray]
@@ -41,6 +44,7 @@ class BundleStart:
         layers = (*edge.layers, *cloud.graph.layers)
         return cls(
             manifest.name,
+            manifest.training.get("config"),
             edge.input.message_bits,
             {layer.name: layer for layer in layers},
             (cloud.weight_kc, cloud.bias_k),
@@ -57,6 +61,26 @@ class BundleStart:
             )
         model = config.build(dataset.image_shape, len(dataset.classes))
         require_shape(model, self.records, self.readout, self.name)
+        if config.teacher == self.name:
+            self._trained(config)
+
+    def network(self, config: Config, dataset: Dataset) -> SplitModel:
+        """The bundle's own network, to teach a run that begins with it.
+
+        Raises ConfigError where the run's backbone or neurons are others.
+        """
+        network = self._trained(config).build(dataset.image_shape, len(dataset.classes))
+        self.begin(network, dataset)
+        return network
+
+    def _trained(self, config: Config) -> Config:
+        own = configuration.parse(self.trained, f"bundle {self.name}: training.config")
+        if own.model != config.model:
+            raise ConfigError(
+                f"{config.name}: teacher: the bundle {self.name} is of another model than the run; "
+                "make their `model` sections alike, or learn from a run"
+            )
+        return own
 
     def begin(self, model: SplitModel, dataset: Dataset) -> None:
         """Give the model its integers. Raises ConfigError where they do not fit."""

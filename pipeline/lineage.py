@@ -31,10 +31,13 @@ def beside(config_path: Path, name: str) -> Config:
 
 
 def parents(config: Config) -> dict[str, str]:
-    """Names of the runs that it begins with and learns from, by the fields that name them."""
-    start = None if config.start_bundle is not None else config.start
-    named = {"start": start, "teacher": config.teacher}
-    return {field: name for field, name in named.items() if name is not None}
+    """Names of the runs that it begins with and learns from, by the fields that name them.
+
+    A bundle that it begins with is no run, nor where it is its teacher too.
+    """
+    bundle = None if config.start_bundle is None else config.start
+    named = {"start": config.start, "teacher": config.teacher}
+    return {field: name for field, name in named.items() if name not in (None, bundle)}
 
 
 def ancestors(config: Config, config_path: Path) -> list[Config]:
@@ -136,12 +139,19 @@ class Runs:
             self.dataset,
             out,
             begin=partial(self._begin, config, bundle),
-            teacher=None if config.teacher is None else self.network(config.teacher),
+            teacher=self._teacher(config, bundle),
             resume=resume,
             device=self.device,
             progress=self.progress,
             frozen=self.frozen,
         ).model
+
+    def _teacher(self, config: Config, bundle: BundleStart | None) -> SplitModel | SplitAnn | None:
+        if config.teacher is None:
+            return None
+        if bundle is not None and config.teacher == config.start:
+            return bundle.network(config, self.dataset)
+        return self.network(config.teacher)
 
     def _begin(
         self, config: Config, bundle: BundleStart | None, model: SplitModel | SplitAnn

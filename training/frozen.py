@@ -125,12 +125,13 @@ def stored(
     model.eval()
     shape = model.shape_after(blocks)
 
-    def run(images: np.ndarray, into: _Spikes, rows: np.ndarray) -> None:
+    def run(images: np.ndarray, into: _Spikes, rows: np.ndarray) -> torch.Tensor:
         levels = evaluate.levels(images, config.model.input_bits)
         with torch.no_grad():
-            frames = torch.from_numpy(levels).to(device)
-            into.put(rows, model.features(frames, blocks))
+            spikes = model.features(torch.from_numpy(levels).to(device), blocks)
+        into.put(rows, spikes)
         advance(len(images))
+        return spikes
 
     classes = len(dataset.classes)
     views = tuple(_Spikes(len(train), model.steps, shape) for _ in range(count))
@@ -138,11 +139,13 @@ def stored(
     scores = None
     if teacher is not None:
         scores = torch.empty(count, len(train), classes, device=device)
+    alike = teacher is not None and teacher.begins_with(model, blocks)
     for view in augmentation.views(train, classes, config.recipe):
-        run(view.images, views[view.index], view.rows)
+        spikes = run(view.images, views[view.index], view.rows)
         labels[view.index, view.rows] = view.labels
         if teacher is not None and scores is not None:
-            scores[view.index, torch.from_numpy(view.rows)] = teacher(view.images)
+            told = teacher.after(spikes, blocks) if alike else teacher(view.images)
+            scores[view.index, torch.from_numpy(view.rows)] = told
     validation = _Spikes(len(dataset.validation), model.steps, shape)
     for rows in _chunks(len(validation)):
         run(dataset.validation.images[rows], validation, rows)

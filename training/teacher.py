@@ -19,6 +19,22 @@ class Teacher:
         self.model = model.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
 
+    def begins_with(self, model: SplitModel, blocks: int) -> bool:
+        """Whether its first blocks are the edge's of this model, weights and neurons alike."""
+        if not isinstance(self.model, SplitModel) or len(self.model.edge) < blocks:
+            return False
+        ours, theirs = (_state(each.edge, blocks) for each in (self.model, model))
+        return ours.keys() == theirs.keys() and all(
+            torch.equal(value, theirs[key]) for key, value in ours.items()
+        )
+
+    def after(self, spikes: torch.Tensor, blocks: int) -> torch.Tensor:
+        """Scores of images whose spikes (T·N, C, H, W) behind its first blocks are known."""
+        assert isinstance(self.model, SplitModel)
+        features = (self.model.features_after(spikes, blocks) for _ in range(1))
+        scores = evaluate.answers_behind(self.model, features).scores_nk
+        return torch.from_numpy(scores).to(self.device)
+
     def __call__(self, images: np.ndarray) -> torch.Tensor:
         """Scores of these images, as they are."""
         if isinstance(self.model, SplitModel):
@@ -29,3 +45,8 @@ class Teacher:
             torch.autocast(self.device.type, low, enabled=low == torch.bfloat16),
         ):
             return self.model(as_input(images, self.device)).float()
+
+
+def _state(edge: torch.nn.ModuleDict, blocks: int) -> dict[str, torch.Tensor]:
+    """Tensors of its first blocks by name."""
+    return torch.nn.ModuleDict(dict(list(edge.items())[:blocks])).state_dict()

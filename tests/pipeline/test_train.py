@@ -3,13 +3,16 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from pipeline import export, train
 from splitcore.bundle import CARD, open_bundle
 from splitcore.errors import ConfigError, DataError, UsageError
-from training import checkpoint, frozen
+from training import checkpoint, frozen, loop
 from training.frozen import Frozen
+from training.model import SplitModel
 
 PARENT = """
 name: parent
@@ -145,6 +148,38 @@ def test_a_config_of_other_pixels_than_the_bundle_is_refused(
     config.write_text(OF_BUNDLE.replace("steps: 4", "steps: 4, input_bits: 5"))
     said = r"of-bundle: model\.input_bits: 5, but the bundle digits-small weighs pixels of 6"
     with pytest.raises(ConfigError, match=said):
+        go(config, start=digits_bundle)
+    assert not (here / "runs").exists()
+
+
+def test_the_bundle_that_a_run_begins_with_may_teach_it(
+    here: Path, digits_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = []
+    real = loop.fit
+
+    def noted(*arguments: object, teacher: SplitModel, **options: object) -> object:
+        taught.append(teacher)
+        return real(*arguments, teacher=teacher, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "fit", noted)
+    config = here / "of-bundle.yaml"
+    config.write_text(OF_BUNDLE.replace("channels: 4", "channels: 2") + "teacher: digits-small\n")
+    assert go(config, start=digits_bundle) is not None
+    (teacher,), probe = taught, open_bundle(digits_bundle).probe()
+    with torch.no_grad():
+        code = teacher.encode(torch.from_numpy(probe.frames))
+        scores = teacher.decode(code).mean(0)
+    code = code.unflatten(0, (4, -1)).transpose(0, 1)
+    assert np.array_equal(code.numpy(), probe.code_ntchw)
+    assert np.allclose(scores.numpy(), probe.scores_nk, atol=1e-5)
+
+
+def test_a_bundle_of_other_neurons_is_refused_as_a_teacher(here: Path, digits_bundle: Path) -> None:
+    config = here / "of-bundle.yaml"
+    other = OF_BUNDLE.replace("steps: 4", "steps: 4, voltage_decay: 0.75")
+    config.write_text(other + "teacher: digits-small\n")
+    with pytest.raises(ConfigError, match="teacher: the bundle digits-small is of another model"):
         go(config, start=digits_bundle)
     assert not (here / "runs").exists()
 

@@ -10,6 +10,7 @@ from training.config import Config
 from training.data.dataset import Dataset
 from training.frozen import Frozen, FrozenEdges
 from training.model import SplitModel
+from training.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,9 @@ def test_only_runs_that_look_and_learn_alike_share(
 class _Pixels:
     """A teacher whose scores tell which image it was shown."""
 
+    def begins_with(self, _model: SplitModel, _blocks: int) -> bool:
+        return False
+
     def __call__(self, images: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(images.reshape(len(images), -1)[:, 20:30].astype(np.float32))
 
@@ -132,3 +136,38 @@ def test_spikes_labels_and_scores_of_mixed_images_are_those_of_one_image(
     own = shares[rows, data.train.labels_n]
     assert 0.5 <= own.min() < 0.6  # a half of another image at most, and mixed they are
     assert not np.array_equal(shares, kept.batch(rows, 1, noise).labels.numpy())
+
+
+def test_a_teacher_that_begins_with_the_frozen_blocks_is_not_run_over_images_again(
+    data: Dataset, parent: SplitModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _config("stem", frozen_edge_views=1)
+    model = settings.build(data.image_shape, 10)
+    start.begin(model, parent, "parent")
+    teacher = Teacher(parent, "cpu")
+    images = next(augmentation.views(data.train, 10, settings.recipe))
+    expected = teacher(images.images)
+    assert float(expected.std()) > 0.01
+    monkeypatch.setattr(Teacher, "__call__", None)
+    kept = frozen.stored(settings, data, model, teacher, "cpu")
+    told = kept.batch(images.rows, 0, np.random.default_rng(0)).teacher_nk
+    assert told is not None
+    assert torch.equal(told, expected)
+
+
+@pytest.mark.parametrize("change", ["weight", "decay", "too few blocks"])
+def test_a_teacher_of_other_blocks_does_not_begin_with_the_frozen_ones(
+    data: Dataset, parent: SplitModel, change: str
+) -> None:
+    model = _config("stage1.block1").build(data.image_shape, 10)
+    start.begin(model, parent, "parent")
+    teacher, blocks = Teacher(parent, "cpu"), 1
+    assert teacher.begins_with(model, blocks)
+    match change:
+        case "weight":
+            next(model.edge.parameters()).data.view(-1)[0] += 1
+        case "decay":
+            model.spiking_layers()[0].neuron.voltage_decay.data += 64
+        case _:
+            blocks = len(parent.edge) + 1
+    assert not teacher.begins_with(model, blocks)
