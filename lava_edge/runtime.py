@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from lava_edge import layout
+from lava_edge import layout, stock_limits
 from lava_edge.channel import Kind, Record
 from lava_edge.edge_source import EdgeSource, edge_source
 from lava_edge.feeder import Feeder, checked_sample
 from lava_edge.watchdog import Simulator
 from measure.counts import FIELDS, Counts, count
-from splitcore.errors import UsageError
+from splitcore.errors import DataError, UsageError
 from splitcore.graph import Graph
 
 MODELS = ("leaf", "stock")
@@ -82,8 +82,9 @@ def simulate(
     every layer, or "states" (spikes, u and v after reset). stall_s: silence after which the run is
     given up.
 
-    Raises SimulationError when the simulator dies, fails or stalls; what was finished before has
-    been yielded. No process, shared memory or file outlives the iterator.
+    Raises GraphError for what stock processes cannot compute, SimulationError when the simulator
+    dies, fails or stalls; what was finished before has been yielded. No process, shared memory or
+    file outlives the iterator.
     """
     _check("model", model, MODELS)
     _check("conv", conv, CONVS)
@@ -93,6 +94,8 @@ def simulate(
         raise UsageError(f"batch: expected {'1' if stock else '1 … 4096'}, got {batch}")
     source = edge_source(edge, input_message_bits)
     graph = source.graph
+    if stock:
+        stock_limits.require(graph)
     frames = iter(frames_ntchw)
     first = next(frames, None)
     if first is None:
@@ -151,7 +154,13 @@ def run_netx(
     source = edge_source(edge, input_message_bits)
     graph = source.graph
     if not graph.is_chain:
-        raise UsageError("stock NetX knows only chains: this network has a residual connection")
+        raise UsageError(
+            "stock NetX knows only chains: this network has a residual connection; `simulate` "
+            "runs it"
+        )
+    if np.ndim(frames_ntchw) != 5:
+        shape = ", ".join(map(str, graph.input.shape))
+        raise DataError(f"frames: expected (N, T, {shape}), got {np.shape(frames_ntchw)}")
     if not len(frames_ntchw):
         return iter(())
     steps = len(checked_sample(graph, frames_ntchw[0]))

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from lava_edge.channel import Channel, Kind
+from splitcore.errors import SpikeBottleNetError
 
 POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
@@ -151,8 +152,10 @@ def main(arguments: list[str]) -> None:
     try:
         _run(settings, channel)
     except BaseException as error:
+        ours = isinstance(error, SpikeBottleNetError)
+        said = str(error) if ours else traceback.format_exc()
         with contextlib.suppress(OSError):
-            channel.write(Kind.ERROR, traceback.format_exc().encode())
+            channel.write(Kind.ERROR, said.encode())
         raise SystemExit(1) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from lava_edge.channel import Channel
 from lava_edge.network.process import FrameSource, SpikeTap
+from lava_edge.netx_file import STOCK_CONV_MAX
 from splitcore.errors import NetxError
 from splitcore.graph import Graph
 
@@ -28,8 +29,16 @@ def network(path: Path, graph: Graph, steps: int, channel: Channel) -> Any:
             reset_interval=steps,
             reset_offset=1,
         )
-    except KeyError as error:
-        raise NetxError(f"{path}: stock NetX cannot load it: {error}") from None
+    except KeyError:  # no /layer: netx_file writes what stock would compute wrongly under /network
+        raise NetxError(
+            "stock NetX cannot say this chain, or would compute it wrongly: a size or groups over "
+            f"{STOCK_CONV_MAX}, dense weights of which none is positive, a convolution behind a "
+            "dense layer; `simulate` runs it"
+        ) from None
+    if isinstance(loaded.in_layer, netx.blocks.process.Input):
+        raise NetxError(
+            "stock NetX takes no frames where the input has neurons; `simulate` runs it"
+        )
     source = FrameSource(graph=graph, steps=steps, channel=channel)
     source.frames.reshape(loaded.inp.shape).connect(loaded.inp)
     tap = SpikeTap(

@@ -37,7 +37,9 @@ def _neuron(layer: Lif) -> torch.nn.Module:
     return neuron
 
 
-def _synapse(current: Current, channels: int, neuron: torch.nn.Module) -> torch.nn.Module:
+def _synapse(
+    layer: Lif, current: Current, channels: int, neuron: torch.nn.Module
+) -> torch.nn.Module:
     synapse = current.synapse
     if isinstance(synapse, Identity):
         synapse = synapse.as_conv(channels)
@@ -62,8 +64,18 @@ def _synapse(current: Current, channels: int, neuron: torch.nn.Module) -> torch.
             )
         case Dense(weight_oi=weight, delay_oi=None):
             module = slayer.synapse.Dense(weight.shape[1], weight.shape[0])
+        case Dense():
+            raise GraphError(
+                f"layer {layer.name}: SLAYER's dense synapses have no delay each; hold this "
+                "network against the reference or stock Lava instead"
+            )
+        case ConvTranspose():
+            raise GraphError(
+                f"layer {layer.name}: SLAYER's transposed convolution has no output padding, got "
+                f"{synapse.output_padding}; choose a stride that needs none"
+            )
         case _:
-            raise GraphError(f"stock SLAYER has no synapse for {synapse}")
+            raise GraphError(f"layer {layer.name}: SLAYER has no {type(synapse).__name__}")
     module.pre_hook_fx = neuron.quantize_8bit
     with torch.no_grad():
         values = torch.tensor(np.asarray(weight), dtype=torch.float32) / SCALE
@@ -80,7 +92,7 @@ class SlayerTwin(torch.nn.Module):
         self.neurons = torch.nn.ModuleList(_neuron(layer) for layer in graph.layers)
         self.synapses = torch.nn.ModuleList(
             torch.nn.ModuleList(
-                _synapse(current, graph.shapes[current.source][0], neuron)
+                _synapse(layer, current, graph.shapes[current.source][0], neuron)
                 for current in layer.currents
             )
             for layer, neuron in zip(graph.layers, self.neurons, strict=True)
@@ -105,7 +117,7 @@ class SlayerTwin(torch.nn.Module):
 
 
 def build(graph: Graph) -> SlayerTwin:
-    """The stock SLAYER network of these integers."""
+    """The stock SLAYER network of these integers. Raises GraphError for what SLAYER lacks."""
     return SlayerTwin(graph)
 
 

@@ -27,6 +27,7 @@ from lava.proc.dense.process import Dense as DenseProcess
 from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
+from lava_edge import stock_limits
 from lava_edge.network.process import EdgeNetwork, FrameSource, SpikeTap, StateTap, whc
 from splitcore.errors import GraphError
 from splitcore.graph import STATE_SHIFT, Conv, Current, Dense, Graph, Identity, Lif, Pair, Shape
@@ -46,6 +47,7 @@ class StockEdgeNetwork(AbstractSubProcessModel):
         if params["batch"] != 1:
             raise GraphError("stock processes run one sample at a time: use batch 1")
         self._graph: Graph = params["graph"]
+        stock_limits.require(self._graph)
         self._steps: int = params["steps"]
         self._count = 0
         self._relayed: dict[str, list[OutPort]] = {}
@@ -190,8 +192,6 @@ def dense_process(
     """A stock Dense or DelayDense whose inputs come in W, H, C order."""
     weight = _columns_whc(synapse.weight_oi, source)
     signed = weight.min() < 0
-    if signed and (weight % 2).any():
-        raise GraphError("stock dense processes round odd weights where any is negative: use even")
     # Left to itself, Lava takes weights without a positive one for inhibitory: −256 becomes −255.
     common = {
         "weights": weight,

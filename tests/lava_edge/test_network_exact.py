@@ -9,14 +9,26 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from lava_edge import netx_file, reference
 from lava_edge.runtime import SampleResult, run_netx, simulate, stream
 from measure.counts import FIELDS, count
-from splitcore.errors import DataError, UsageError
-from splitcore.graph import STATE_LIMIT, Conv, Current, Dense, Graph, Identity, Input, Lif
+from splitcore.errors import DataError, GraphError, SimulationError, UsageError
+from splitcore.graph import (
+    STATE_LIMIT,
+    Conv,
+    Current,
+    Dense,
+    Graph,
+    Identity,
+    Input,
+    Lif,
+    Shape,
+    Synapse,
+)
 from tests.heads import Head, heads
 
 
@@ -285,6 +297,55 @@ def test_simulate_unknown_option_raises_at_once(options: dict[str, object]) -> N
     (head,) = heads(1, first_seed=12, samples=1)
     with pytest.raises(UsageError, match=next(iter(options))):
         simulate(head.graph, head.frames_ntchw, **options)  # type: ignore[arg-type]
+
+
+def _one_layer(synapse: Synapse, source: Shape) -> Graph:
+    channels = synapse.output_shape(source)[0]
+    return Graph(
+        Input(source), (Lif("a", (Current("input", synapse),), np.zeros(channels, int), 9, 0),)
+    )
+
+
+WIDE = Conv(np.full((1, 1, 1, 200), 2), padding=(0, 100))
+BEYOND_STOCK = [
+    (WIDE, (1, 2, 4), "a kernel of at most 127 a side, got 1×200"),
+    (Conv(np.full((1, 1, 1, 1), 2), stride=(1, 200)), (1, 2, 4), "a stride .* 127 .* got 1×200"),
+    (Dense(np.array([[3, -2]])), (2, 1, 1), "rounds odd dense weights"),
+]
+
+
+@pytest.mark.parametrize(("synapse", "source", "message"), BEYOND_STOCK)
+def test_simulate_what_stock_cannot_compute_is_refused_by_layer(
+    synapse: Synapse, source: Shape, message: str
+) -> None:
+    graph = _one_layer(synapse, source)
+    with pytest.raises(GraphError, match=f"^layer a: stock Lava .*{message}.*; simulate it in"):
+        simulate(graph, np.ones((1, 2, *source), np.uint8), model="stock")
+
+
+def test_stock_netx_of_a_chain_that_it_cannot_say_tells_why_in_one_line() -> None:
+    results = run_netx(_one_layer(WIDE, (1, 2, 4)), np.ones((1, 2, 1, 2, 4), np.uint8))
+    with pytest.raises(SimulationError, match=r"cannot say this chain.* over 127") as got:
+        next(results)
+    assert "\n" not in str(got.value)
+
+
+def test_stock_netx_of_a_file_whose_input_has_neurons_says_so_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "edge.net"
+    netx_file.save(_one_layer(Dense(np.full((2, 3), 4)), (3, 1, 1)), path)
+    with h5py.File(path, "r+") as file:
+        file.copy("layer/1/neuron", "layer/0/neuron")
+        del file["layer/0"].attrs["name"]
+    results = run_netx(path, np.ones((1, 2, 3, 1, 1), np.uint8))
+    with pytest.raises(SimulationError, match="takes no frames where the input has neurons") as got:
+        next(results)
+    assert "\n" not in str(got.value)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1, 2, 4)])
+def test_stock_netx_of_frames_that_are_no_samples_names_the_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"frames: expected \(N, T, 1, 2, 4\), got"):
+        run_netx(_one_layer(WIDE, (1, 2, 4)), np.ones(shape, np.uint8))
 
 
 def test_simulate_values_above_the_message_bits_raises() -> None:

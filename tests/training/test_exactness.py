@@ -6,6 +6,8 @@ import torch
 
 from lava_edge import reference
 from splitcore import bounds
+from splitcore.errors import GraphError
+from splitcore.graph import ConvTranspose, Current, Dense, Graph, Input, Lif, Synapse
 from splitcore.spikes import direct_code
 from splitcore.splits import BACKBONES
 from tests.heads import heads
@@ -83,6 +85,23 @@ def test_random_heads_with_synaptic_filters_equal_stock_slayer() -> None:
     for head in heads(40, first_seed=10_000, filters=True):
         spikes = reference.run(head.graph, head.frames_ntchw).spikes
         assert _mismatches(spikes, slayer_twin.run(head.graph, head.frames_ntchw)) == 0
+
+
+DELAYED = Dense(np.full((2, 4), 2), np.ones((2, 4), int))
+PADDED = ConvTranspose(np.full((1, 2, 2, 2), 2), stride=(2, 2), output_padding=(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("synapse", "message"), [(DELAYED, "have no delay each"), (PADDED, "has no output padding")]
+)
+def test_slayer_twin_of_what_slayer_lacks_is_refused_by_layer_in_one_line(
+    synapse: Synapse, message: str
+) -> None:
+    graph = Graph(
+        Input((1, 2, 2)), (Lif("a", (Current("input", synapse),), np.zeros(2, int), 9, 0),)
+    )
+    with pytest.raises(GraphError, match=rf"^layer a: SLAYER's .* {message}[^\n]*; [^\n]*$"):
+        slayer_twin.build(graph)
 
 
 @pytest.mark.deep
