@@ -3,10 +3,13 @@
     images ── augment ── frozen blocks ── packed spikes, once for each view
 
 Runs that begin alike share them: a later cut's follow from an earlier one's by the blocks between.
+The last ones are kept on disk, for the next command and for a run that was cut off.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -18,32 +21,44 @@ from training import augmentation, evaluate
 from training.augmentation import CHUNK
 from training.batches import Batch
 from training.config import Config
+from training.data import kept
 from training.data.dataset import Dataset
+from training.data.kept import Kept
 from training.evaluate import Answers
 from training.model import SplitModel
 from training.teacher import Teacher
 
+FORMAT = 1  # of what is kept; also to be raised where views or spikes are made otherwise
+
 
 class _Spikes:
-    """Spikes of many samples, one bit each."""
+    """Spikes of many samples, one bit each.
 
-    def __init__(self, count: int, steps: int, shape: tuple[int, ...]) -> None:
+    packed: those that are known, uint8 (count, bytes). Raises ValueError where it is not that.
+    """
+
+    def __init__(
+        self, count: int, steps: int, shape: tuple[int, ...], packed: np.ndarray | None = None
+    ) -> None:
         self._shape = (steps, *shape)
-        self._packed = np.empty((count, -(-int(np.prod(self._shape)) // 8)), np.uint8)
+        room = (count, -(-int(np.prod(self._shape)) // 8))
+        if packed is not None and (packed.shape, packed.dtype) != (room, np.dtype(np.uint8)):
+            raise ValueError(f"spikes: expected uint8 {room}, got {packed.dtype} {packed.shape}")
+        self.packed = np.empty(room, np.uint8) if packed is None else packed
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return len(self.packed)
 
     def put(self, rows: np.ndarray, spikes: torch.Tensor) -> None:
         """Store spikes (T·N, C, H, W) of these samples."""
         by_sample = spikes.unflatten(0, (self._shape[0], -1)).transpose(0, 1)
         flat = by_sample.flatten(1).to(torch.uint8).cpu().numpy()
-        self._packed[rows] = np.packbits(flat, axis=1)
+        self.packed[rows] = np.packbits(flat, axis=1)
 
     def take(self, rows: np.ndarray, device: str) -> torch.Tensor:
         """Spikes (T·N, C, H, W) of these samples, float32 and channels-last."""
         size = int(np.prod(self._shape))
-        bits = np.unpackbits(self._packed[rows], axis=1, count=size)
+        bits = np.unpackbits(self.packed[rows], axis=1, count=size)
         spikes = torch.from_numpy(bits.reshape(len(rows), *self._shape)).to(device)
         features = spikes.transpose(0, 1).flatten(0, 1).float()
         return features.contiguous(memory_format=torch.channels_last)
@@ -152,6 +167,64 @@ def stored(
     return Frozen(blocks, labels, views, validation, scores, device)
 
 
+def _kept_or_stored(
+    config: Config,
+    dataset: Dataset,
+    model: SplitModel,
+    teacher: Teacher | None,
+    device: str,
+    progress: Progress | None,
+) -> Frozen:
+    """The spikes that the last command kept, where they are these, else computed and kept."""
+    blocks, shape = config.frozen_blocks, model.shape_after(config.frozen_blocks)
+
+    def make() -> Kept:
+        found = stored(config, dataset, model, teacher, device, progress)
+        arrays = {f"view{index}": view.packed for index, view in enumerate(found.views)}
+        arrays |= {"labels": found.labels, "validation": found.validation.packed}
+        if found.scores is not None:
+            arrays["scores"] = found.scores.cpu().numpy()
+        return Kept(arrays, {})
+
+    def unpack(entry: Kept) -> Frozen:
+        arrays, count = entry.arrays, config.recipe.frozen_edge_views
+        spikes = [
+            _Spikes(len(split), model.steps, shape, arrays[name])
+            for split, name in (
+                *((dataset.train, f"view{index}") for index in range(count)),
+                (dataset.validation, "validation"),
+            )
+        ]
+        labels, scores = arrays["labels"], None
+        expected = augmentation.empty_labels(dataset.train, len(dataset.classes), config.recipe)
+        if (labels.shape, labels.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"labels: {labels.dtype} {labels.shape}")
+        if teacher is not None:
+            scores = torch.from_numpy(arrays["scores"]).to(device)
+            if scores.shape != (count, len(dataset.train), len(dataset.classes)):
+                raise ValueError(f"scores: {tuple(scores.shape)}")
+        return Frozen(blocks, labels, tuple(spikes[:-1]), spikes[-1], scores, device)
+
+    return kept.of("frozen", _stamp(config, dataset, model, teacher), make, unpack)
+
+
+def _stamp(config: Config, dataset: Dataset, model: SplitModel, teacher: Teacher | None) -> str:
+    """A digest of all that frozen spikes, labels and scores depend on."""
+    recipe = config.recipe
+    views = recipe.frozen_edge_views, recipe.augment.model_dump(), recipe.seed
+    settings = FORMAT, dataset.digest, config.model.input_bits, model.steps, views
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    parts = [model.first_blocks(config.frozen_blocks)]
+    if teacher is not None:
+        parts.append(teacher.model)
+    for part in parts:
+        for name, tensor in part.state_dict().items():
+            values = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"{name} {values.dtype} {values.shape}".encode())
+            digest.update(values.data)
+    return digest.hexdigest()
+
+
 class FrozenEdges:
     """The last frozen spikes, for the next run that begins, looks and learns alike.
 
@@ -182,7 +255,7 @@ class FrozenEdges:
                 found = found.deeper(model, blocks, progress)
         else:
             self._last = None  # its memory is needed
-            found = stored(config, dataset, model, teacher, device, progress)
+            found = _kept_or_stored(config, dataset, model, teacher, device, progress)
         self._last = key, found
         return found
 

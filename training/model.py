@@ -136,6 +136,10 @@ class SplitModel(torch.nn.Module):
             shape = block.output_shape(shape)
         return shape
 
+    def first_blocks(self, blocks: int) -> torch.nn.ModuleDict:
+        """The first so many edge blocks by name."""
+        return torch.nn.ModuleDict(dict(list(self.edge.items())[:blocks]))
+
     def spiking_layers(self) -> list[SpikingLayer]:
         """Every layer of LIF neurons in order of construction."""
         return [module for module in self.modules() if isinstance(module, SpikingLayer)]

@@ -23,7 +23,7 @@ class Teacher:
         """Whether its first blocks are the edge's of this model, weights and neurons alike."""
         if not isinstance(self.model, SplitModel) or len(self.model.edge) < blocks:
             return False
-        ours, theirs = (_state(each.edge, blocks) for each in (self.model, model))
+        ours, theirs = (each.first_blocks(blocks).state_dict() for each in (self.model, model))
         return ours.keys() == theirs.keys() and all(
             torch.equal(value, theirs[key]) for key, value in ours.items()
         )
@@ -45,8 +45,3 @@ class Teacher:
             torch.autocast(self.device.type, low, enabled=low == torch.bfloat16),
         ):
             return self.model(as_input(images, self.device)).float()
-
-
-def _state(edge: torch.nn.ModuleDict, blocks: int) -> dict[str, torch.Tensor]:
-    """Tensors of its first blocks by name."""
-    return torch.nn.ModuleDict(dict(list(edge.items())[:blocks])).state_dict()

@@ -1,8 +1,13 @@
 """Spikes behind frozen blocks: what one run computed, the next one uses where it may."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from tests.training.small_digits import small_digits
 from training import augmentation, config, evaluate, frozen, start
@@ -93,7 +98,6 @@ def test_only_runs_that_look_and_learn_alike_share(
         _config("stage2.block1", seed=1),
         _config("stage2.block1", augment={"padding": 2}),
         base.model_copy(update={"start": "other"}),
-        base.model_copy(update={"teacher": "other"}),
     ]
     for settings in others:
         _of(shared, settings, data, parent)
@@ -171,3 +175,84 @@ def test_a_teacher_of_other_blocks_does_not_begin_with_the_frozen_ones(
         case _:
             blocks = len(parent.edge) + 1
     assert not teacher.begins_with(model, blocks)
+
+
+class _Counted:
+    """A teacher's model and how often it was asked."""
+
+    def __init__(self, model: SplitModel) -> None:
+        self.model, self.asked = model, 0
+
+    def begins_with(self, _model: SplitModel, _blocks: int) -> bool:
+        return False
+
+    def __call__(self, images: np.ndarray) -> torch.Tensor:
+        self.asked += 1
+        return torch.full((len(images), 10), float(self.asked))
+
+
+def _by(teacher: _Counted, settings: Config, data: Dataset, parent: SplitModel) -> Frozen:
+    model = settings.build(data.image_shape, 10)
+    start.begin(model, parent, "parent")
+    return FrozenEdges().of(settings, data, model, teacher, "cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_the_next_command_finds_the_last_frozen_spikes_on_disk(
+    data: Dataset, parent: SplitModel, mixup: float
+) -> None:
+    settings, teacher = _config("stage2.block1", augment={"mixup": mixup}), _Counted(parent)
+    first = _by(teacher, settings, data, parent)
+    asked = teacher.asked
+    again = _by(teacher, settings, data, parent)
+    assert teacher.asked == asked > 0
+    assert _same(first, again)
+    assert np.array_equal(first.labels, again.labels)
+    assert first.scores is not None
+    assert again.scores is not None
+    assert torch.equal(first.scores, again.scores)
+
+
+def test_frozen_spikes_on_disk_are_not_taken_for_others(
+    data: Dataset, parent: SplitModel, own_cache: Path
+) -> None:
+    base, teacher = _config("stage2.block1"), _Counted(parent)
+    other_parent = _config("stem").build(data.image_shape, 10)
+    smaller = replace(data, train=data.train.take(slice(0, 100)))
+    for settings, images, begun in (
+        (base, data, parent),
+        (_config("stage1.block1"), data, parent),
+        (_config("stage2.block1", frozen_edge_views=1), data, parent),
+        (_config("stage2.block1", seed=1), data, parent),
+        (_config("stage2.block1", augment={"padding": 2}), data, parent),
+        (base, smaller, parent),
+        (base, data, other_parent),
+        (base, data, parent),
+    ):
+        before = teacher.asked
+        _by(teacher, settings, images, begun)
+        assert teacher.asked > before
+    before = teacher.asked
+    _by(_Counted(other_parent), base, data, parent)  # another teacher
+    _by(teacher, base, data, parent)
+    assert teacher.asked > before
+    assert len(list(own_cache.iterdir())) == 1
+
+
+def test_a_damaged_entry_of_frozen_spikes_is_made_again(
+    data: Dataset, parent: SplitModel, own_cache: Path
+) -> None:
+    settings, teacher = _config("stage2.block1"), _Counted(parent)
+    first = _by(teacher, settings, data, parent)
+    (entry,) = own_cache.iterdir()
+    whole = entry.read_bytes()
+    with safe_open(entry, framework="numpy") as file:
+        told = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, array in arrays.items():
+        save_file(arrays | {name: array[:, :1]}, entry, told)
+        before = teacher.asked
+        assert _same(first, _by(teacher, settings, data, parent))
+        assert teacher.asked > before
+    entry.write_bytes(whole[: len(whole) // 2])
+    assert _same(first, _by(teacher, settings, data, parent))

@@ -1,7 +1,7 @@
-"""The decoded images of a zip, kept on disk: sixty thousand files are found and decoded once.
+"""Arrays that take long to make, kept on disk: decoded images of a zip, spikes of a frozen edge.
 
-An entry belongs to one path and one way to read it, and holds only as long as size and time of the
-zip are the same. Whatever is wrong with an entry, the zip is read again.
+An entry holds as long as its stamp is the same: of a zip, read in one way, its size and time.
+Whatever is wrong with an entry, its arrays are made again.
 """
 
 from __future__ import annotations
@@ -56,8 +56,15 @@ def of_zip(path: Path, reading: str, make: Callable[[], Kept], unpack: Callable[
     reading: names everything but the file that the result depends on.
     """
     status = path.stat()
-    stamp = f"{VERSION} {status.st_size} {status.st_mtime_ns}"
     name = hashlib.sha256(os.fsencode(path.resolve()) + f"\0{reading}".encode()).hexdigest()[:32]
+    return of(name, f"{VERSION} {status.st_size} {status.st_mtime_ns}", make, unpack)
+
+
+def of(name: str, stamp: str, make: Callable[[], Kept], unpack: Callable[[Kept], T]) -> T:
+    """What `unpack` makes of what `make` gives, or of the entry of this name and stamp.
+
+    An entry of the name with another stamp is replaced.
+    """
     entry = cache_folder() / f"{name}.safetensors"
     try:
         found = _read(entry, stamp)
