@@ -21,6 +21,7 @@ def network(path: Path, graph: Graph, steps: int, channel: Channel) -> Any:
     """The network of this very file between a source and a tap on a channel."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         from lava.lib.dl import netx
+        from lava.lib.dl.netx.blocks.process import Input
     try:
         loaded = netx.hdf5.Network(
             net_config=str(path),
@@ -35,7 +36,7 @@ def network(path: Path, graph: Graph, steps: int, channel: Channel) -> Any:
             f"{STOCK_CONV_MAX}, dense weights of which none is positive, a convolution behind a "
             "dense layer; `simulate` runs it"
         ) from None
-    if isinstance(loaded.in_layer, netx.blocks.process.Input):
+    if isinstance(loaded.in_layer, Input):
         raise NetxError(
             "stock NetX takes no frames where the input has neurons; `simulate` runs it"
         )
