@@ -162,8 +162,8 @@ def train(
 
     Runs that a config begins with or learns from are trained first where they are missing. Several
     configs are trained one after the other; their frozen edges run once, so name early cuts first.
-    On several GPUs or machines:
-    torchrun --nproc-per-node N -m pipeline.cli train CONFIG --device cuda
+    On several GPUs or machines (the bare -- keeps torchrun's own parser off --start):
+    torchrun --nproc-per-node N -m -- pipeline.cli train CONFIG --device cuda
     """
     from pipeline import train as work
 

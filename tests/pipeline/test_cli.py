@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from torch.distributed.run import parse_args
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from measure import link, profile
-from pipeline.cli import LINKS, PROFILES, SOURCES, _answer, app, bench
+from pipeline.cli import LINKS, PROFILES, SOURCES, _answer, app, bench, train
 from splitcore.errors import UsageError
 from training.data import sources
 
@@ -38,6 +39,14 @@ def test_help_of_every_command_teaches(command: tuple[str, ...]) -> None:
     done = _run(*command, "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
+
+
+def test_torchrun_line_in_the_help_of_train_leaves_start_to_the_command() -> None:
+    """torchrun would take a bare --start for its own --start-method."""
+    (line,) = (row for row in str(train.__doc__).splitlines() if "torchrun --" in row)
+    _, *options = line.replace(" N ", " 2 ").split()
+    found = parse_args([*options, "--start", "bundle"])
+    assert found.training_script_args[-2:] == ["--start", "bundle"]
 
 
 def test_help_names_every_link_and_profile() -> None:
