@@ -25,8 +25,8 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return request.param
 
 
-def _model(backbone: str, norm: Norm) -> SplitModel:
-    """Neurons that forget everything, so that no gradient crosses time."""
+def _model(backbone: str, norm: Norm, voltage_decay: float = 1.0) -> SplitModel:
+    """Without another decay neurons forget everything, so that no gradient crosses time."""
     torch.manual_seed(0)
     model = SplitModel(
         backbone_named(backbone),
@@ -37,7 +37,7 @@ def _model(backbone: str, norm: Norm) -> SplitModel:
         input_bits=6,
         classes=5,
         steps=STEPS,
-        neuron=NeuronConfig(voltage_decay=1.0, tau_grad=0.02),
+        neuron=NeuronConfig(voltage_decay=voltage_decay, tau_grad=0.02),
     )
     for layer in model.spiking_layers():
         layer.precise = True
@@ -104,6 +104,35 @@ def test_each_turn_of_a_still_image_is_its_share_of_the_whole(
     for chosen in WINDOWS[count]:
         found = _gradients(model, chosen, still=True)
         _assert_close({name: grad * (STEPS / count) for name, grad in found.items()}, whole)
+
+
+@pytest.mark.parametrize("backbone", ["resnet8", "mobilenet_v1"])
+def test_gradient_of_the_first_steps_is_that_of_a_model_of_so_many_where_neurons_remember(
+    backbone: str, engine: str
+) -> None:
+    """A quarter of the voltage goes a step: gradients cross time within the steps, not beyond."""
+    count = 2
+    model = _model(backbone, Norm.FOLDED, voltage_decay=0.25)
+    short = copy.deepcopy(model)
+    short.set_steps(count)
+    found = _summed(model, _images(still=False), range(count))
+    want = _summed(short, _images(still=False)[:, :count], range(count))
+    _assert_close(found, want)
+
+
+def _summed(model: SplitModel, images: torch.Tensor, chosen: range) -> dict[str, torch.Tensor]:
+    """Gradients before the readout of a loss that is a sum over steps, of scores and of spikes."""
+    model.set_backward_steps(chosen)
+    weight = torch.randn((STEPS, len(images), 5), generator=torch.Generator().manual_seed(2))
+    scores = model(images)
+    rates = [layer.rate * model.steps for layer in model.spiking_layers() if layer.rate is not None]
+    assert all(0.01 * model.steps < float(rate.detach()) < 0.9 * model.steps for rate in rates)
+    ((scores * weight[: model.steps]).sum() + 10 * torch.stack(rates).sum()).backward()
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and "readout" not in name
+    }
 
 
 def test_turns_go_round_and_cover_every_step() -> None:
