@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -212,11 +213,12 @@ def _stamp(config: Config, dataset: Dataset, model: SplitModel, teacher: Teacher
     """A digest of all that frozen spikes, labels and scores depend on."""
     recipe = config.recipe
     views = recipe.frozen_edge_views, recipe.augment.model_dump(), recipe.seed
-    settings = FORMAT, dataset.digest, config.model.input_bits, model.steps, views
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    parts = [model.first_blocks(config.frozen_blocks)]
+    settings: list[Any] = [FORMAT, dataset.digest, config.model.input_bits, model.steps, views]
+    parts: list[torch.nn.Module] = [model.first_blocks(config.frozen_blocks)]
     if teacher is not None:
         parts.append(teacher.model)
+        settings.append(teacher.model.steps if isinstance(teacher.model, SplitModel) else None)
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for part in parts:
         for name, tensor in part.state_dict().items():
             values = tensor.detach().cpu().contiguous().numpy()
