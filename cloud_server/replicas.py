@@ -15,7 +15,6 @@ from cloud_server.tail import TailEngine
 from splitcore import tail
 from splitcore.bundle import Bundle
 from splitcore.codec import context
-from splitcore.errors import BundleError
 
 WARM_BATCH = 8
 
@@ -27,12 +26,7 @@ def load_predictor(bundle: Bundle) -> Predictor:
     whether they are still those that the digest names.
     """
     manifest = bundle.manifest
-    engine = TailEngine(tail.load(bundle.cloud_path), manifest.steps)
-    if engine.tail.graph.input.shape != manifest.code_shape:
-        raise BundleError(
-            f"{bundle.cloud_path}: expected an input of shape {manifest.code_shape}, "
-            f"got {engine.tail.graph.input.shape}"
-        )
+    engine = TailEngine(tail.of_bundle(bundle), manifest.steps)
     predictor = Predictor(context.of_bundle(bundle), engine)
     predictor.warm(WARM_BATCH)
     return predictor

@@ -44,7 +44,8 @@ from lava_edge.netx_layers import (
     write_synapse,
     write_type,
 )
-from splitcore.errors import GraphError, NetxError
+from splitcore.bundle import Bundle
+from splitcore.errors import BundleError, GraphError, NetxError
 from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif, Shape, Synapse
 
 VERSION = 1
@@ -106,6 +107,23 @@ def load(path: Path, input_message_bits: int | None = None) -> Graph:
             )
         return graph
     raise AssertionError("the guarded file swallowed an error")
+
+
+def of_bundle(bundle: Bundle) -> Graph:
+    """The edge half of a bundle. Raises NetxError for a damaged file, BundleError for another."""
+    manifest, path = bundle.manifest, bundle.edge_path
+    graph = load(path, manifest.input_bits or None)
+    found = graph.input.shape, graph.input.message_bits, graph.output_shape
+    expected = manifest.input_shape, manifest.input_bits, manifest.code_shape
+    if found != expected:
+        raise BundleError(
+            f"{path}: input, its bits and code are {found}; the manifest says {expected}"
+        )
+    try:
+        graph.require_room(manifest.steps)
+    except GraphError as error:
+        raise BundleError(f"{path}: {error}") from None
+    return graph
 
 
 # --- writing -------------------------------------------------------------------------------------

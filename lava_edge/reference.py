@@ -18,6 +18,7 @@ import numpy as np
 from splitcore.errors import DataError, GraphError
 from splitcore.graph import (
     DECAY_UNITY,
+    MAX_NEURONS,
     STATE_LIMIT,
     STATE_SHIFT,
     Conv,
@@ -29,7 +30,7 @@ from splitcore.graph import (
     Synapse,
 )
 
-CHUNK = 32  # samples that are held at once; bounds memory, changes no result
+CHUNK = 32  # samples that are held at once, or fewer large ones; changes no result
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +56,11 @@ def run(graph: Graph, frames_ntchw: np.ndarray, states: bool = False) -> Trace:
         )
     if frames.size and (frames.min() < 0 or frames.max() > graph.input.max_value):
         raise DataError(f"frames: expected values in [0, {graph.input.max_value}]")
+    room = MAX_NEURONS // (max(graph.held.values()) * frames.shape[1])
+    chunk = max(1, min(CHUNK, room))
     parts = [
-        _run_chunk(graph, frames[start : start + CHUNK], states)
-        for start in range(0, max(1, len(frames)), CHUNK)
+        _run_chunk(graph, frames[start : start + chunk], states)
+        for start in range(0, max(1, len(frames)), chunk)
     ]
 
     def joined(name: str) -> dict[str, np.ndarray]:

@@ -39,8 +39,8 @@ class BundleStart:
     def of(cls, bundle: Bundle) -> BundleStart:
         """Both halves of it. Raises BundleError for a damaged one."""
         manifest = bundle.manifest
-        edge = netx_file.load(bundle.edge_path, manifest.input_bits or None)
-        cloud = tail.load(bundle.cloud_path)
+        edge = netx_file.of_bundle(bundle)
+        cloud = tail.of_bundle(bundle)
         layers = (*edge.layers, *cloud.graph.layers)
         return cls(
             manifest.name,

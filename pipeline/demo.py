@@ -85,8 +85,8 @@ def served(bundle: Path) -> Iterator[str]:
 
 def compare(bundle: Bundle, frames_ntchw: np.ndarray) -> dict[str, Any]:
     """Every layer of SLAYER, reference and leaf; stock Lava is left to `verify`, being slow."""
-    graph = netx_file.load(bundle.edge_path)
-    tail = TailEngine(tail_file.load(bundle.cloud_path), bundle.manifest.steps)
+    graph = netx_file.of_bundle(bundle)
+    tail = TailEngine(tail_file.of_bundle(bundle), bundle.manifest.steps)
     return verify.compare(
         bundle, graph, frames_ntchw, tail, lava=("leaf",), at_once=len(frames_ntchw)
     )

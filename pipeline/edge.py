@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lava_edge import netx_file
 from lava_edge.runtime import simulate
 from lava_edge.uplink import Answer, Uplink
 from measure import profile
@@ -149,6 +150,7 @@ def run(
         results.require_place(result)
     priced = profile.load_all((*profile.USUAL, *profiles))
     others = edges_at(baselines, bundle.manifest)
+    netx_file.of_bundle(bundle)  # refused here in one line, not by a simulator that is under way
     chosen = images.load(bundle, data, samples)
     access = {name: value for name, value in security.items() if value is not None}
     if live and (result is not None or model != "leaf"):

@@ -49,7 +49,7 @@ def run(
     test = images.load(opened, data, samples, at_most=AT_MOST)
     simulating = time.perf_counter()
     with ThreadPoolExecutor(1) as beside:  # this process only waits while the simulator works
-        loading = beside.submit(netx_file.load, opened.edge_path, manifest.input_bits or None)
+        loading = beside.submit(netx_file.of_bundle, opened)
         counts = _simulated(opened.edge_path, test.frames_ntchw)
     simulated_s = time.perf_counter() - simulating
     graph = loading.result()

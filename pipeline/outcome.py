@@ -52,8 +52,8 @@ def outcome(
     others: ordinary networks that the edge half is held against.
     """
     manifest = bundle.manifest
-    graph = netx_file.load(bundle.edge_path, manifest.input_bits or None)
-    cloud = tail.load(bundle.cloud_path)
+    graph = netx_file.of_bundle(bundle)
+    cloud = tail.of_bundle(bundle)
     expected = code_of(graph, test.frames_ntchw)
     expected_labels = TailEngine(cloud, manifest.steps)(expected).argmax(axis=1)
     events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))

@@ -37,10 +37,10 @@ def run(
 ) -> dict[str, Any]:
     """Compare all engines; without `data` and `samples` on the frames in the bundle."""
     bundle = open_bundle(path)
-    graph = netx_file.load(bundle.edge_path)
+    graph = netx_file.of_bundle(bundle)
     if conv == "auto":
         conv = "lava" if _channel_pairs(graph) <= LAVA_CONV_PAIRS else "blas"
-    tail = TailEngine(tail_file.load(bundle.cloud_path), bundle.manifest.steps)
+    tail = TailEngine(tail_file.of_bundle(bundle), bundle.manifest.steps)
     stored = bundle.probe()
     probe = against_export(stored, graph, tail)
     if samples is None and data is None:

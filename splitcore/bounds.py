@@ -173,9 +173,11 @@ def _most(synapse: Synapse, shape: Shape, weight: np.ndarray) -> np.ndarray:
         case Identity() | Dense():
             return weight.sum(axis=1)
         case Conv():
-            rows, columns = _taps_met(synapse, shape, 0), _taps_met(synapse, shape, 1)
-            sums = rows @ weight.sum(axis=1) @ columns.T
-            return sums.max(axis=(1, 2))
+            before = np.zeros((len(weight), *(size + 1 for size in weight.shape[2:])), np.int64)
+            before[:, 1:, 1:] = weight.sum(axis=1).cumsum(axis=1).cumsum(axis=2)
+            (top, bottom), (left, right) = (_taps_met(synapse, shape, axis) for axis in (0, 1))
+            rows = before[:, bottom] - before[:, top]
+            return (rows[:, :, right] - rows[:, :, left]).max(axis=(1, 2))
         case ConvTranspose(stride=(down, right)):
             _, _, height, width = weight.shape  # no tap is met beyond the kernel, however far apart
             phases = itertools.product(range(min(down, height)), range(min(right, width)))
@@ -184,8 +186,8 @@ def _most(synapse: Synapse, shape: Shape, weight: np.ndarray) -> np.ndarray:
 
 
 def _taps_met(conv: Conv, shape: Shape, axis: int) -> np.ndarray:
-    """The distinct sets of kernel taps (sets, taps), 0 or 1, that lie on the image at once."""
-    taps = np.arange(conv.weight_oihw.shape[2 + axis]) * conv.dilation[axis]
+    """The distinct rows of kernel taps that lie on the image at once: from, and up to (2, rows)."""
+    taps, apart = conv.weight_oihw.shape[2 + axis], conv.dilation[axis]
     first = np.arange(conv.output_shape(shape)[1 + axis]) * conv.stride[axis] - conv.padding[axis]
-    place = first[:, None] + taps
-    return np.unique((place >= 0) & (place < shape[1 + axis]), axis=0).astype(np.int64)
+    begin, end = (np.clip(-((first - at) // apart), 0, taps) for at in (0, shape[1 + axis]))
+    return np.unique([begin, end], axis=1)

@@ -74,7 +74,7 @@ class Manifest(_Strict):
     feature_shape: Shape  # the layer that the encoder squeezes
     code_shape: Shape
     code_rates: tuple[Rate, ...]  # mean firing rate of each code channel on training images
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     data: str
     accuracy: Rate
     test_samples: Annotated[int, Field(ge=1)]
@@ -187,6 +187,8 @@ def _checked(path: Path) -> Bundle:
     manifest_path = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle folder")
+    if manifest_path.exists() and not manifest_path.is_file():  # a pipe may wait for ever
+        raise BundleError(f"{manifest_path}: is no file")
     if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{manifest_path}: more than {MAX_MANIFEST_BYTES:,} bytes")
     raw = manifest_path.read_bytes()

@@ -38,7 +38,12 @@ WEIGHT_MIN, WEIGHT_MAX = -256, 254  # 8-bit mixed-sign weights with the lowest b
 BIAS_MIN, BIAS_MAX = -4096, 4095  # 13-bit signed bias mantissa (exponent fixed at 6)
 THRESHOLD_MAX = 64 * 64 - 1  # lava-dl loses its comparison epsilon in float32 from 64·64 on
 MAX_DELAY = 62  # steps; the limit of stock delay synapses
-MAX_NEURONS = 1 << 26  # of one layer, padding included: a small file may not ask for all memory
+# A small file may not ask for all memory. Values of a network in one step, and of one layer in all
+# steps of a sample, padding included; the channels of a pixel count as whole vectors, as most
+# engines keep them. Several times what a ResNet of ImageNet's size takes.
+MAX_NEURONS = 1 << 26
+MAX_SAMPLE = 4 * MAX_NEURONS  # of all layers in all steps of a sample
+LANES = 16  # values of a vector
 MAX_STRIDE = 1 << 20  # likewise padding and dilation: far above use, far below what overflows
 
 Shape = tuple[int, int, int]
@@ -79,6 +84,17 @@ def _pair(name: str, value: Pair, low: int) -> Pair:
     if len(sizes) != 2 or min(sizes) < low or max(sizes) > MAX_STRIDE:
         raise GraphError(f"{name}: expected two integers in [{low}, {MAX_STRIDE}], got {value}")
     return sizes[0], sizes[1]
+
+
+def _padded(shape: Shape, padding: Pair) -> Shape:
+    channels, height, width = shape
+    return channels, height + 2 * padding[0], width + 2 * padding[1]
+
+
+def _held(shape: Shape) -> int:
+    """Values in memory, the channels of each pixel filled up to whole vectors."""
+    channels, height, width = shape
+    return -(-channels // LANES) * LANES * height * width
 
 
 def _bounded(name: str, shape: Sequence[int]) -> None:
@@ -123,9 +139,12 @@ class Conv:
         )
         if min(height, width) < 1:
             raise GraphError(f"conv: kernel {kernel} does not fit a source of shape {source}")
-        padded = (size + 2 * pad for size, pad in zip(source[1:], self.padding, strict=True))
-        _bounded("conv: its padded source", (source[0], *padded))
+        _bounded("conv: its padded source", self.held_shape(source))
         return out_channels, height, width
+
+    def held_shape(self, source: Shape) -> Shape:
+        """What is held while it is computed: the source with its padding."""
+        return _padded(source, self.padding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +182,14 @@ class ConvTranspose:
         )
         if min(height, width) < 1:
             raise GraphError(f"transposed conv: nothing is left of a source of shape {source}")
-        whole = (size + 2 * pad for size, pad in zip((height, width), self.padding, strict=True))
-        _bounded("transposed conv: what it makes before padding is cut", (out_channels, *whole))
-        return out_channels, height, width
+        target = out_channels, height, width
+        whole = _padded(target, self.padding)
+        _bounded("transposed conv: what it makes before padding is cut", whole)
+        return target
+
+    def held_shape(self, source: Shape) -> Shape:
+        """What is held while it is computed: what it makes before padding is cut."""
+        return _padded(self.output_shape(source), self.padding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +218,10 @@ class Dense:
             raise GraphError(f"dense: expected {self.weight_oi.shape[1]} inputs, got {inputs}")
         return self.weight_oi.shape[0], 1, 1
 
+    def held_shape(self, source: Shape) -> Shape:
+        """What is held while it is computed: its source."""
+        return source
+
 
 @dataclass(frozen=True, eq=False)
 class Identity:
@@ -211,6 +239,10 @@ class Identity:
 
     def output_shape(self, source: Shape) -> Shape:
         """The source's own shape."""
+        return source
+
+    def held_shape(self, source: Shape) -> Shape:
+        """What is held while it is computed: its source."""
         return source
 
     def as_conv(self, channels: int) -> Conv:
@@ -325,6 +357,27 @@ class Graph:
                 )
             shapes[layer.name] = layer_shapes[0]
         object.__setattr__(self, "shapes", shapes)
+        self.require_room(1)
+
+    @cached_property
+    def held(self) -> dict[str, int]:
+        """Values that the input and each layer hold in one step, or that a current of it does."""
+        held = {self.input.name: _held(self.input.shape)}
+        for layer in self.layers:
+            shapes = [self.shapes[layer.name]]
+            shapes += [each.synapse.held_shape(self.shapes[each.source]) for each in layer.currents]
+            held[layer.name] = max(map(_held, shapes))
+        return held
+
+    def require_room(self, steps: int) -> None:
+        """Raise GraphError where samples of so many steps would take more memory than any use."""
+        total = sum(self.held.values())
+        name, most = max(self.held.items(), key=lambda each: each[1])
+        if total > MAX_NEURONS or total * steps > MAX_SAMPLE or most * steps > MAX_NEURONS:
+            raise GraphError(
+                f"network: {total:,} values in each of {steps} steps, {most:,} of them in {name}, "
+                f"are more than {MAX_NEURONS:,} a step and a layer, {MAX_SAMPLE:,} in all"
+            )
 
     @property
     def output_name(self) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from splitcore.bundle import Bundle
 from splitcore.errors import BundleError, GraphError
 from splitcore.graph import (
     Conv,
@@ -163,6 +164,23 @@ def load(path: Path) -> Tail:
         raise BundleError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path}: damaged structure ({error!r})") from None
+
+
+def of_bundle(bundle: Bundle) -> Tail:
+    """The cloud half of a bundle. Raises BundleError where it is not what the manifest says."""
+    manifest, path = bundle.manifest, bundle.cloud_path
+    tail = load(path)
+    classes = len(tail.weight_kc)
+    if tail.graph.input.shape != manifest.code_shape or classes != len(manifest.classes):
+        raise BundleError(
+            f"{path}: makes {classes} scores of a code {tail.graph.input.shape}; the manifest says "
+            f"{len(manifest.classes)} of {manifest.code_shape}"
+        )
+    try:
+        tail.graph.require_room(manifest.steps)
+    except GraphError as error:
+        raise BundleError(f"{path}: {error}") from None
+    return tail
 
 
 def _tail(structure: dict[str, Any], tensors: dict[str, np.ndarray]) -> Tail:

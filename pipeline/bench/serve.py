@@ -234,7 +234,7 @@ class _Offline:
     """The tail on spikes in memory, one batch a thread at a time."""
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        self._engine = TailEngine(tail.load(bundle.cloud_path), bundle.manifest.steps)
+        self._engine = TailEngine(tail.of_bundle(bundle), bundle.manifest.steps)
         code = bundle.probe().code_ntchw
         self.labels = self._engine(code).argmax(axis=1).tolist()  # of the probe's samples
         code = np.resize(code, (SAMPLES, *code.shape[1:]))

@@ -89,7 +89,7 @@ def _rival(row: Row, manifest: Manifest, bits: float) -> dict[str, Any]:
 
 def codes(bundle: Bundle, data: str | None, samples: int) -> tuple[str, np.ndarray]:
     """Name of the data, and the code uint8 (N, T, C, H, W) of so many of its test images."""
-    graph = netx_file.load(bundle.edge_path)
+    graph = netx_file.of_bundle(bundle)
     chosen = images.load(bundle, data, None)
     frames = chosen.frames_ntchw[evenly(len(chosen), samples)]
     with progress_bar() as progress:

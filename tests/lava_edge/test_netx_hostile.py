@@ -395,6 +395,17 @@ def test_load_of_int8_weights_peaks_at_a_small_multiple_of_the_network(path):
     assert peak < 2.5 * 4 * side * side
 
 
+def test_load_of_small_file_that_asks_for_all_memory_is_refused(path, monkeypatch):
+    first = lif("l0", 1, Current("input", Conv(np.full((1, 1, 1, 1), 2), padding=(2000, 2000))))
+    layers = [first, lif("l1", 1, Current("l0", Identity(2)))]
+    with monkeypatch.context() as patch:
+        patch.setattr(Graph, "require_room", lambda *_: None)
+        netx_file.save(Graph(Input((1, 1, 1)), tuple(layers)), path)
+    assert path.stat().st_size < 40_000
+    with pytest.raises(NetxError, match=r"network: 512,\d+,\d+ values in each of 1 steps"):
+        netx_file.load(path)
+
+
 def test_load_of_two_networks_in_one_file_is_refused(tmp_path):
     """Stock NetX would run the chain, we the other one."""
     path, chain = tmp_path / "edge.net", tmp_path / "chain.net"

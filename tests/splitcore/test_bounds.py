@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -97,6 +98,18 @@ def test_bound_of_conv_takes_the_worst_place_of_a_mixed_kernel():
     weight = np.zeros((1, 1, 3, 3), int)
     weight[0, 0] = [[8, 8, 8], [8, -2, 8], [8, 8, 8]]
     assert bound_of(Conv(weight, padding=(1, 1)), (1, 1, 1)).activation == 2
+
+
+def test_bound_of_long_kernel_on_a_wide_image_takes_little_memory():
+    # every pixel with every tap would be 16 million
+    conv = Conv(np.full((1, 1, 1, 4001), 2), padding=(0, 2000))
+    tracemalloc.start()
+    try:
+        assert bound_of(conv, (1, 1, 4001)).activation == 2 * 4001
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 << 20
 
 
 def test_bound_of_transposed_conv_sums_the_taps_of_one_phase():

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -99,6 +100,7 @@ def test_bundle_replaced_since_it_was_opened_says_so(made):
         ({"files": {}}, "files: expected"),
         ({"files": {"edge.net": {"sha256": "x", "bytes": 1}}}, "sha256"),
         ({"input_bits": 17}, "input_bits"),
+        ({"classes": []}, "classes"),
     ],
 )
 def test_bundle_of_impossible_manifest_names_the_field(made, changes, message):
@@ -120,6 +122,13 @@ def test_bundle_naming_a_file_elsewhere_is_refused(made):
 def test_bundle_of_no_manifest_is_refused(made, content):
     (made.path / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match=r"manifest\.json"):
+        open_bundle(made.path)
+
+
+def test_bundle_of_a_manifest_that_is_a_pipe_is_refused(made):
+    (made.path / "manifest.json").unlink()
+    os.mkfifo(made.path / "manifest.json")
+    with pytest.raises(BundleError, match=r"manifest\.json: is no file"):
         open_bundle(made.path)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,49 @@ def graph(*layers):
 def test_graph_that_cannot_be_names_the_layer(layers, message):
     with pytest.raises(GraphError, match=message):
         graph(*layers)
+
+
+def wide(side, *, layers=1, channels=1):
+    """So many layers of side × side neurons behind one input."""
+    first = Conv(weights(channels, 1, 1, 1), padding=(side // 2, side // 2))
+    chain = [lif("l0", Current("input", first), channels=channels)]
+    for place in range(1, layers):
+        source = Current(f"l{place - 1}", Identity(2))
+        chain.append(lif(f"l{place}", source, channels=channels))
+    return Graph(Input((1, 1, 1)), tuple(chain))
+
+
+def test_network_of_too_many_values_in_all_layers_is_refused():
+    # 1,023 × 1,023 × 16 lanes are 16.7 million, of which 67.1 million have place for four
+    assert wide(1023, layers=3).held["l0"] == 1023 * 1023 * 16
+    with pytest.raises(GraphError, match=r"network: 83,\d+,\d+ values in each of 1 steps"):
+        wide(1023, layers=5)
+
+
+def test_network_of_one_channel_counts_whole_vectors():
+    assert wide(501, channels=16).held == wide(501).held == {"input": 16, "l0": 501 * 501 * 16}
+
+
+def test_network_holds_what_its_synapses_do():
+    conv = Conv(weights(1, 1, 1, 1), stride=(4, 4), padding=(10, 20))
+    up = ConvTranspose(weights(1, 1, 1, 1), stride=(8, 8), padding=(3, 3))
+    first, second = lif("a", Current("input", conv)), lif("b", Current("a", up), channels=1)
+    held = Graph(Input((1, 4, 4)), (replace(first, bias=first.bias[:1]), second)).held
+    # 24 × 44 padded; strided to 6 × 11; from there 41 × 81 before padding is cut
+    assert held == {"input": 16 * 16, "a": 24 * 44 * 16, "b": 41 * 81 * 16}
+
+
+@pytest.mark.parametrize(
+    ("network", "steps"),
+    [
+        (lambda: wide(511), 16),  # 511 × 511 × 16 in 17 steps are more than 2^26
+        (lambda: wide(127, layers=63), 16),  # 63 layers of 127 × 127 × 16 more than 2^28
+    ],
+)
+def test_samples_of_too_many_steps_are_refused(network, steps):
+    network().require_room(steps)
+    with pytest.raises(GraphError, match=f"values in each of {steps + 1} steps"):
+        network().require_room(steps + 1)
 
 
 def residual():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from splitcore.errors import BundleError, GraphError
 from splitcore.graph import Current, Dense, Graph, Identity, Input, Lif
 from splitcore.tail import Tail
 from tests.splitcore.foreign_numbers import renumber
-from tests.tiny_bundle import random_tail
+from tests.tiny_bundle import make_bundle, random_tail
 
 
 def dense_tail(weight=((2, 4, 6),), delay=None):
@@ -140,6 +141,34 @@ def entry(structure):
 )
 def test_load_of_damaged_tail_names_file_and_reason(path, change, message):
     refused(path, change, message)
+
+
+def test_load_of_small_tail_that_asks_for_all_memory_is_refused(path):
+    def change(tensors, header, structure):
+        giant = {"kind": "conv_transpose", "stride": (8192, 8192), "padding": (0, 0)}
+        structure["input"]["shape"] = [1, 1, 1]
+        entry(structure)["currents"][0].update(giant, output_padding=(8191, 8191))
+        tensors["only.0.weight"] = np.ones((1, 1, 1, 1), np.int8)
+
+    refused(path, change, r"network: 1,073,741,840 values in each of 1 steps")
+    assert path.stat().st_size < 1000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"code_shape": (3, 4, 5)}, r"of a code \(3, 4, 4\); the manifest says 5 of \(3, 4, 5\)"),
+        ({"classes": tuple("abcd")}, r"makes 5 scores .*; the manifest says 4"),
+        ({"steps": 1 << 16}, "values in each of 65536 steps"),
+    ],
+)
+def test_tail_of_a_bundle_that_says_otherwise_is_refused(tmp_path, changes, message):
+    made = make_bundle(tmp_path / "bundle")
+    tails.of_bundle(made)
+    other = made.manifest.model_copy(update=changes)
+    with pytest.raises(BundleError, match=message) as info:
+        tails.of_bundle(replace(made, manifest=other))
+    assert str(info.value).startswith(str(made.cloud_path))
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2"])
