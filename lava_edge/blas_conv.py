@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-FLOAT32_EXACT = 1 << 24
+from splitcore.bounds import FLOAT32_EXACT
 
 
 def conv(

@@ -21,7 +21,6 @@ from splitcore.errors import SimulationError
 
 _FEED = struct.Struct("<IBBQ")  # samples, spread, bytes a value, bytes
 _RESULT = struct.Struct("<BHQHqQ")  # kind, layer, sample, step, monotonic ns, bytes
-RESULT_HEADER_BYTES = _RESULT.size
 MAX_PAYLOAD_BYTES = 1 << 32
 
 
@@ -42,8 +41,7 @@ class Kind(enum.IntEnum):
     CURRENT = 3  # int32
     COUNTS = 4  # int64 (fields of Counts, layers)
     STEP = 5  # packed output spikes (C, H, W) of one step
-    MEANS = 6  # sample: the simulator's own number; payload: the caller's, int64
-    ERROR = 7  # text
+    ERROR = 6  # text
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from numba.core.caching import NullCache
 from numba.extending import intrinsic
 
 from splitcore.compiled import compiled
+from splitcore.graph import LANES
 
-LANES = 16  # channels are padded to a multiple of it
 WORD = 8  # spikes that are looked at together
 LIMIT = np.int32(1 << 23)
 WRAP = np.int32(1 << 24)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 
-from splitcore.graph import Conv, Graph, Lif, Synapse
+from splitcore.graph import LANES, Conv, Graph, Lif, Synapse
 
-LANES = 16  # as in `kernels`, whose cache wants it in its own file
 _NEURON_BYTES = 13  # v, u and an event in 4 each, a spike in 1
 _INPUT_BYTES = 8  # an event and its value
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from splitcore.bounds import FLOAT32_EXACT
 from splitcore.errors import DataError, GraphError
 from splitcore.graph import (
     DECAY_UNITY,
@@ -130,7 +131,7 @@ def _delayed(flat_nti: np.ndarray, delay: int) -> np.ndarray:
 
 def _exact_float(weight_ok: np.ndarray, source_max: int) -> type[np.floating]:
     largest = int(np.abs(weight_ok).sum(axis=1).max()) * source_max
-    return np.float32 if largest < 1 << 24 else np.float64
+    return np.float32 if largest < FLOAT32_EXACT else np.float64
 
 
 def _windows(images: np.ndarray, kernel: tuple[int, int], synapse: Conv) -> Iterator[np.ndarray]:

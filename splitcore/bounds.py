@@ -11,14 +11,12 @@ padding left out):
     v_high[t] = decay(min(v_high[t-1], 64 · threshold)) + u_high[t] + 64 · bias
                                                       (a neuron above its threshold was reset)
 
-With a known number of steps the recursions run that long, with the integer decay. Without, they
-are closed by their geometric series, x · 4096 / decay: infinite where nothing decays.
+The recursions run as long as a sample does, with the integer decay.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,26 +42,26 @@ FLOAT32_EXACT = 1 << 24  # engines that sum in float32 are exact while Σ|w|·s 
 
 @dataclass(frozen=True)
 class LayerBound:
-    """What one layer can reach at most, as magnitudes; math.inf where nothing bounds it.
+    """What one layer can reach at most, as magnitudes.
 
     summed: Σ|w|·s of its largest current (a float32 partial sum); activation: |Σ w·s| over all its
-    currents; current: |u|; voltage: |v| before reset. u and v are in state units (64 times finer);
-    over a number of steps they are followed no further than the first in which one leaves 24 bits.
+    currents; current: |u|; voltage: |v| before reset. u and v are in state units (64 times finer),
+    and are followed no further than the first step in which one leaves 24 bits.
     """
 
     name: str
     summed: int
     activation: int
-    current: float
-    voltage: float
+    current: int
+    voltage: int
 
 
-def bounds(graph: Graph, steps: int | None = None) -> tuple[LayerBound, ...]:
-    """The bound of every layer, for samples of this many steps or (None) of any length."""
+def bounds(graph: Graph, steps: int) -> tuple[LayerBound, ...]:
+    """The bound of every layer, for samples of this many steps."""
     return tuple(_layer(graph, layer, steps) for layer in graph.layers)
 
 
-def check(graph: Graph, steps: int | None = None) -> tuple[LayerBound, ...]:
+def check(graph: Graph, steps: int) -> tuple[LayerBound, ...]:
     """The bounds, or OverflowBoundError naming the first layer that could leave 24 bits."""
     found = bounds(graph, steps)
     for bound in found:
@@ -74,10 +72,9 @@ def check(graph: Graph, steps: int | None = None) -> tuple[LayerBound, ...]:
             ("|v|", bound.voltage, STATE_LIMIT, "24-bit voltage"),
         ):
             if reached >= limit:
-                size = "grows without end" if math.isinf(reached) else f"can reach {int(reached):,}"
                 raise OverflowBoundError(
-                    f"layer {bound.name}: {quantity} {size}, the limit is {limit - 1:,} "
-                    f"({why}); {_remedy(graph, bound.name, quantity)}"
+                    f"layer {bound.name}: {quantity} can reach {reached:,}, the limit is "
+                    f"{limit - 1:,} ({why}); {_remedy(graph, bound.name, quantity)}"
                 )
     return found
 
@@ -94,40 +91,26 @@ def _remedy(graph: Graph, name: str, quantity: str) -> str:
     return " or ".join(remedies)
 
 
-def _layer(graph: Graph, layer: Lif, steps: int | None) -> LayerBound:
+def _layer(graph: Graph, layer: Lif, steps: int) -> LayerBound:
     parts = [_sums(graph, current) for current in layer.currents]
     low, high = (np.sum([part[side] for part in parts], axis=0) for side in (0, 1))
     bias = layer.bias.astype(np.int64) << STATE_SHIFT
-    if steps is None:
-        u_low, u_high = (_settled(side << STATE_SHIFT, layer.current_decay) for side in (low, high))
-        v_low = _settled(np.minimum(u_low + bias, 0), layer.voltage_decay)
-        kept = _decayed(np.array(layer.threshold << STATE_SHIFT), layer.voltage_decay)
-        v_high = kept + np.maximum(u_high + bias, 0)
-    else:
-        u_low, u_high, v_low, v_high = _run(layer, low, high, bias, steps)
+    u_low, u_high, v_low, v_high = _run(layer, low, high, bias, steps)
     return LayerBound(
         layer.name,
         summed=max(int(part[2].max()) for part in parts),
-        activation=int(max(-low.min(), high.max())),
+        activation=_magnitude(low, high),
         current=_magnitude(u_low, u_high),
         voltage=_magnitude(v_low, v_high),
     )
 
 
-def _magnitude(low: np.ndarray, high: np.ndarray) -> float:
-    largest = max(-low.min(), high.max())
-    return math.inf if math.isinf(largest) else math.ceil(largest)
+def _magnitude(low: np.ndarray, high: np.ndarray) -> int:
+    return int(max(-low.min(), high.max()))
 
 
 def _decayed(state: np.ndarray, decay: int) -> np.ndarray:
     return np.sign(state) * (np.abs(state) * (DECAY_UNITY - decay) >> 12)
-
-
-def _settled(drive: np.ndarray, decay: int) -> np.ndarray:
-    """What x ← decay(x) + drive cannot pass, starting at 0: drive · 4096 / decay."""
-    if decay == 0:
-        return np.where(drive == 0, 0.0, np.copysign(np.inf, drive))
-    return drive * (DECAY_UNITY / decay)
 
 
 def _run(

@@ -43,7 +43,7 @@ MAX_DELAY = 62  # steps; the limit of stock delay synapses
 # engines keep them. Several times what a ResNet of ImageNet's size takes.
 MAX_NEURONS = 1 << 26
 MAX_SAMPLE = 4 * MAX_NEURONS  # of all layers in all steps of a sample
-LANES = 16  # values of a vector
+LANES = 16  # values of a vector; channels are padded to a multiple of it
 MAX_STRIDE = 1 << 20  # likewise padding and dilation: far above use, far below what overflows
 
 Shape = tuple[int, int, int]

@@ -50,6 +50,11 @@ def unpack(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
     return bits[:count].reshape(shape)
 
 
+def levels(images: np.ndarray, message_bits: int) -> np.ndarray:
+    """uint8 pixels, of any shape, as graded levels 0 … 2^message_bits − 1."""
+    return images >> (8 - message_bits)
+
+
 def direct_code(images_nchw: np.ndarray, message_bits: int, steps: int) -> np.ndarray:
     """Pixels (uint8) as graded spikes of message_bits, the same in each of the time steps.
 
@@ -60,6 +65,5 @@ def direct_code(images_nchw: np.ndarray, message_bits: int, steps: int) -> np.nd
         raise DataError(f"images: expected uint8 (N, C, H, W), got {images.dtype} {images.shape}")
     if not 1 <= message_bits <= 8:
         raise DataError(f"message_bits: expected 1 … 8 for uint8 pixels, got {message_bits}")
-    levels = images >> (8 - message_bits)
-    count, *shape = levels.shape
-    return np.broadcast_to(levels[:, None], (count, steps, *shape))
+    count, *shape = images.shape
+    return np.broadcast_to(levels(images, message_bits)[:, None], (count, steps, *shape))

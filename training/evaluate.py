@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from splitcore import spikes
 from training.model import SplitModel
 
 
@@ -26,7 +27,7 @@ class Answers:
 
 def levels(images: np.ndarray, input_bits: int) -> np.ndarray:
     """uint8 images as graded levels of input_bits; event frames as 0 and 1."""
-    return images >> (8 - input_bits) if input_bits else (images > 0).astype(np.uint8)
+    return spikes.levels(images, input_bits) if input_bits else (images > 0).astype(np.uint8)
 
 
 def answers(

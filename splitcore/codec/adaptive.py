@@ -21,12 +21,12 @@ import numpy as np
 
 from splitcore.codec import range_coder
 from splitcore.codec.codec import Codec
-from splitcore.codec.context import CodeContext
+from splitcore.codec.context import PROBABILITY_BITS, CodeContext
 from splitcore.compiled import compiled
 
 STRENGTH = 2
 CONTEXTS = 32
-_ONE = 1 << range_coder.PROBABILITY_BITS
+_ONE = 1 << PROBABILITY_BITS
 _FLOOR = 16
 
 

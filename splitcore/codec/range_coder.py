@@ -14,9 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from splitcore.codec.codec import longest_payload
+from splitcore.codec.context import PROBABILITY_BITS
 from splitcore.compiled import compiled
 
-PROBABILITY_BITS = 16
 TOP_BITS = 40
 TOP = 1 << TOP_BITS
 BOTTOM = 1 << (TOP_BITS - 8)

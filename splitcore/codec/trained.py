@@ -13,7 +13,7 @@ import numpy as np
 
 from splitcore.codec import range_coder
 from splitcore.codec.codec import Codec
-from splitcore.codec.context import CodeContext
+from splitcore.codec.context import PROBABILITY_BITS, CodeContext
 from splitcore.codec.context_model import ODDS_LIMIT, ContextModel, probability_table
 from splitcore.compiled import compiled
 
@@ -201,7 +201,7 @@ def _decode_many(spikes, bias, now, before, older, table, data, ends, again, goo
 
 def code_length(spikes_tchw: np.ndarray, model: ContextModel) -> float:
     """-log2 P(spikes) under the model, with the probabilities that the coder uses."""
-    bits_of = -np.log2(probability_table() / (1 << range_coder.PROBABILITY_BITS))
+    bits_of = -np.log2(probability_table() / (1 << PROBABILITY_BITS))
     return float(_length(_channels_last(spikes_tchw), *model.arrays, bits_of))
 
 

@@ -134,10 +134,6 @@ def test_warm_up_compiles_all_that_is_used_later() -> None:
     assert {name: len(getattr(kernels, name).signatures) for name in COMPILED} == before
 
 
-def test_layout_is_that_of_the_kernels() -> None:
-    assert layout.LANES == kernels.LANES
-
-
 def test_bytes_a_sample_are_those_that_the_engine_takes() -> None:
     for head in heads(6, first_seed=70, samples=1, filters=True):
         engine = compiled_stepper.CompiledStepper(head.graph, 64)
