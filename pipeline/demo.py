@@ -100,15 +100,11 @@ def measured(
     comparison: dict[str, Any],
 ) -> dict[str, Any]:
     """The outcome of the run, held against the trained model itself and against SLAYER."""
-    return {
-        **outcome.outcome(bundle, test, done, profile.load_all(profile.USUAL)),
-        "accuracy_model": evaluate.accuracy(expected.labels_n, test.labels_n),
-        "spikes": comparison["spikes"],
-        "mismatched_spikes": comparison["mismatched_spikes"]
-        + int((done.code_ntchw != expected.code_ntchw).sum()),
-        "prediction_mismatches": comparison["prediction_mismatches"]
-        + int((done.labels_n != expected.labels_n).sum()),
-    }
+    profiles = profile.load_all(profile.USUAL)
+    found = outcome.outcome(bundle, test, done, profiles, expected=expected)
+    for name in ("mismatched_spikes", "prediction_mismatches"):
+        found[name] += comparison[name]
+    return {**found, "spikes": comparison["spikes"]}
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """A run of any bundle as a result that `plan` and `report` read: measured, counted, compared.
 
-The trained model itself is not in a bundle, so what it would have said is the word of the cloud's
-integer engine, run over both halves on the same images (`verify` proves that all engines agree).
+The trained model itself is not in a bundle. Where it is not at hand, what it would say is the
+word of the cloud's integer engine, run over both halves on the same images (`verify` proves that
+all engines agree).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from splitcore.splits import ENCODER
 from splitcore.tail import Tail
 from training.baselines import jpeg
 from training.data.dataset import evenly
+from training.evaluate import Answers
 
 if TYPE_CHECKING:
     from pipeline.edge import EdgeRun
@@ -46,16 +48,20 @@ def outcome(
     done: EdgeRun,
     profiles: Sequence[Profile],
     others: Sequence[DenseEnergy] = (),
+    *,
+    expected: Answers | None = None,
 ) -> dict[str, Any]:
     """The result of one run with the keys of `demo` and its details.
 
-    others: ordinary networks that the edge half is held against.
+    others: ordinary networks that the edge half is held against; expected: what the trained model
+    says of the images.
     """
     manifest = bundle.manifest
     graph = netx_file.of_bundle(bundle)
     cloud = tail.of_bundle(bundle)
-    expected = code_of(graph, test.frames_ntchw)
-    expected_labels = TailEngine(cloud, manifest.steps)(expected).argmax(axis=1)
+    if expected is None:
+        code = code_of(graph, test.frames_ntchw)
+        expected = Answers(code, TailEngine(cloud, manifest.steps)(code))
     events = np.count_nonzero(test.frames_ntchw, axis=(1, 2, 3, 4))
     energies = [
         (each, energy.energy(graph, done.counts, each, manifest.steps, events)) for each in profiles
@@ -67,11 +73,11 @@ def outcome(
     return {
         "samples": len(test),
         "steps": manifest.steps,
-        "accuracy_model": float(np.mean(expected_labels == test.labels_n)),
+        "accuracy_model": float(np.mean(expected.labels_n == test.labels_n)),
         "accuracy_pipeline": accuracy,
-        "spikes": int(expected.sum()),
-        "mismatched_spikes": int((done.code_ntchw != expected).sum()),
-        "prediction_mismatches": int((done.labels_n != expected_labels).sum()),
+        "spikes": int(expected.code_ntchw.sum()),
+        "mismatched_spikes": int((done.code_ntchw != expected.code_ntchw).sum()),
+        "prediction_mismatches": int((done.labels_n != expected.labels_n).sum()),
         "payload_bits_mean": payload_bits,
         "wire_bytes_mean": done.mean("wire_bytes"),
         "raw_spike_bits": int(np.prod(manifest.spike_shape)),
