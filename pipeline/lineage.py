@@ -17,7 +17,7 @@ from training.baselines import ann_loop
 from training.baselines.split_ann import SplitAnn
 from training.config import Config, Data
 from training.data.dataset import Dataset
-from training.frozen import FrozenEdges
+from training.frozen_edges import FrozenEdges
 from training.model import SplitModel
 
 

@@ -25,7 +25,7 @@ from training.batches import Batch, Batches, Fresh
 from training.blocks import Norm, NormedConv
 from training.config import Config, Recipe
 from training.data.dataset import Dataset
-from training.frozen import FrozenEdges
+from training.frozen_edges import FrozenEdges
 from training.losses import Terms, loss, require_finite
 from training.model import SplitModel
 from training.teacher import Teacher

@@ -13,7 +13,8 @@ from tests.training.small_digits import small_digits
 from training import augmentation, config, evaluate, frozen, start
 from training.config import Config
 from training.data.dataset import Dataset
-from training.frozen import Frozen, FrozenEdges
+from training.frozen import Frozen
+from training.frozen_edges import FrozenEdges
 from training.model import SplitModel
 from training.teacher import Teacher
 
