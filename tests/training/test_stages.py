@@ -334,7 +334,7 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
             "recipe.frozen_until: resnet8 has no block 'stage9'; choose of stem, ",
         ),
         ({"bottleneck": {"split": "st"}}, "bottleneck.split: resnet8 has no block 'st'"),
-        ({"bottleneck": {"split": "stem", "stride": 2}}, "bottleneck.channels: what is said of encoder"),
+        ({"bottleneck": {"split": "stem", "stride": 2}}, "bottleneck.channels: what is said"),
         (
             {"bottleneck": None, "start": "a", "recipe": {"epochs": 2, "codec_epochs": 1}},
             "recipe.codec_epochs: there is no codec",
