@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lava_edge import kernels
-from lava_edge.layout import drive_shape, margin, padded, scatters
+from lava_edge.layout import drive_shape, margin, scatters
 from measure.counts import Counts, fan_out
 from splitcore.graph import (
     DECAY_UNITY,
@@ -31,6 +31,7 @@ from splitcore.graph import (
     Lif,
     Shape,
     Synapse,
+    whole_vectors,
 )
 
 # Scattering wins while events × vectors a kernel < this × rows of fields that gathering visits.
@@ -78,7 +79,7 @@ def _expanded_bytes(graph: Graph, layer: Lif, current: Current) -> int:
     if groups == 1 or _is_depthwise(graph, layer, current):
         return 0
     taps = math.prod(_weight_of(current.synapse).shape[2:])
-    return 2 * taps * padded(sources) * padded(targets)
+    return 2 * taps * whole_vectors(sources) * whole_vectors(targets)
 
 
 def _groups(synapse: Synapse, sources: int) -> int:
@@ -125,7 +126,7 @@ class _Layer:
         self.layer, self.index = layer, index
         self.shape = graph.shapes[layer.name]
         channels, height, width = self.shape
-        self.channels = padded(channels)
+        self.channels = whole_vectors(channels)
         self.size = height * width * self.channels
         margin_y, margin_x = margin(layer)
         rows, columns, _ = drive_shape(graph, layer)
@@ -183,7 +184,7 @@ class _Sum:
         if isinstance(synapse, Identity):
             synapse = synapse.as_conv(shape[0])
         target = graph.shapes[layer.name]
-        out_channels = padded(target[0])
+        out_channels = whole_vectors(target[0])
         fan = np.broadcast_to(fan_out(synapse, shape), (1, *shape[1:]))
         self.fan = np.ascontiguousarray(fan.reshape(-1))
         self.depthwise = _is_depthwise(graph, layer, current)

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 import math
 
-from splitcore.graph import LANES, Conv, Graph, Lif, Synapse
+from splitcore.graph import Conv, Graph, Lif, Synapse, whole_vectors
 
 _NEURON_BYTES = 13  # v, u and an event in 4 each, a spike in 1
 _INPUT_BYTES = 8  # an event and its value
-
-
-def padded(channels: int) -> int:
-    """Channels with those that only fill a vector."""
-    return -(-channels // LANES) * LANES
 
 
 def scatters(synapse: Synapse) -> bool:
@@ -42,7 +37,7 @@ def drive_shape(graph: Graph, layer: Lif) -> tuple[int, int, int]:
     """Rows, columns and channels of a layer's drive, margins and padding included."""
     channels, height, width = graph.shapes[layer.name]
     margin_y, margin_x = margin(layer)
-    return height + 2 * margin_y, width + 2 * margin_x, padded(channels)
+    return height + 2 * margin_y, width + 2 * margin_x, whole_vectors(channels)
 
 
 def bytes_a_sample(graph: Graph) -> int:
@@ -50,7 +45,7 @@ def bytes_a_sample(graph: Graph) -> int:
     total = _INPUT_BYTES * math.prod(graph.input.shape)
     for layer in graph.layers:
         channels, height, width = graph.shapes[layer.name]
-        total += _NEURON_BYTES * height * width * padded(channels)
+        total += _NEURON_BYTES * height * width * whole_vectors(channels)
         from_input = sum(current.source == graph.input.name for current in layer.currents)
         total += 4 * from_input * math.prod(drive_shape(graph, layer))  # kept while a frame repeats
     return total

@@ -86,6 +86,11 @@ def _pair(name: str, value: Pair, low: int) -> Pair:
     return sizes[0], sizes[1]
 
 
+def whole_vectors(channels: int) -> int:
+    """Channels with those that only fill a vector."""
+    return -(-channels // LANES) * LANES
+
+
 def _padded(shape: Shape, padding: Pair) -> Shape:
     channels, height, width = shape
     return channels, height + 2 * padding[0], width + 2 * padding[1]
@@ -94,7 +99,7 @@ def _padded(shape: Shape, padding: Pair) -> Shape:
 def _held(shape: Shape) -> int:
     """Values in memory, the channels of each pixel filled up to whole vectors."""
     channels, height, width = shape
-    return -(-channels // LANES) * LANES * height * width
+    return whole_vectors(channels) * height * width
 
 
 def _bounded(name: str, shape: Sequence[int]) -> None:

@@ -31,8 +31,8 @@ class Teacher:
     def after(self, spikes: torch.Tensor, blocks: int) -> torch.Tensor:
         """Scores of images whose spikes (T·N, C, H, W) behind its first blocks are known."""
         assert isinstance(self.model, SplitModel)
-        features = (self.model.features_after(spikes, blocks) for _ in range(1))
-        scores = evaluate.answers_behind(self.model, features).scores_nk
+        features = self.model.features_after(spikes, blocks)
+        scores = evaluate.answers_behind(self.model, [features]).scores_nk
         return torch.from_numpy(scores).to(self.device)
 
     def __call__(self, images: np.ndarray) -> torch.Tensor:
