@@ -31,6 +31,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from lava_edge import stock_limits
 from lava_edge.guarded_hdf5 import Group, GuardedFile
 from lava_edge.netx_layers import (
     LAYER_MEMBERS,
@@ -46,10 +47,9 @@ from lava_edge.netx_layers import (
 )
 from splitcore.bundle import Bundle
 from splitcore.errors import BundleError, GraphError, NetxError
-from splitcore.graph import Conv, Current, Dense, Graph, Identity, Input, Lif, Shape, Synapse
+from splitcore.graph import Current, Dense, Graph, Input, Lif, Shape
 
 VERSION = 1
-STOCK_CONV_MAX = 127  # int8 in lava/proc/conv/models.py
 
 _VERSION, _BITS = "spikebottlenet_version", "input_message_bits"  # attributes
 
@@ -69,7 +69,7 @@ def save(graph: Graph, path: Path) -> None:
     try:
         with h5py.File(scratch, "w") as file:
             file.attrs[_VERSION] = VERSION
-            if _is_stock(graph):
+            if stock_limits.beyond_netx(graph) is None:
                 _write_chain(file, graph)
             else:
                 _write_network(file.create_group("network"), graph)
@@ -119,42 +119,11 @@ def of_bundle(bundle: Bundle) -> Graph:
         raise BundleError(
             f"{path}: input, its bits and code are {found}; the manifest says {expected}"
         )
-    try:
-        graph.require_room(manifest.steps)
-    except GraphError as error:
-        raise BundleError(f"{path}: {error}") from None
+    bundle.require_room(graph, path)
     return graph
 
 
 # --- writing -------------------------------------------------------------------------------------
-
-
-def _is_stock(graph: Graph) -> bool:
-    """Whether stock NetX can say this network and computes it right; else it must refuse the file.
-
-    Stock loses height and width behind a dense layer, and two of its routines are wrong in silence:
-    `PyConvModel` holds groups and the like in int8 (128 groups gave 711 wrong spikes), and
-    `optimize_weight_bits` lets a dense layer without positive weights be clipped to −255.
-    """
-    synapses = [(current.synapse, graph.shapes[current.source]) for _, current in graph.currents()]
-    dense = [isinstance(synapse, Dense) for synapse, _ in synapses]
-    return (
-        graph.is_chain
-        and dense == sorted(dense)
-        and all(_is_stock_synapse(synapse, source) for synapse, source in synapses)
-    )
-
-
-def _is_stock_synapse(synapse: Synapse, source: Shape) -> bool:
-    match synapse:
-        case Identity():
-            return source[0] <= STOCK_CONV_MAX
-        case Conv(weight_oihw=weight, stride=stride, padding=padding, dilation=dilation):
-            sizes = (*weight.shape[2:], *stride, *padding, *dilation, synapse.groups)
-            return max(sizes) <= STOCK_CONV_MAX
-        case Dense(weight_oi=weight):
-            return bool(weight.max() > 0)
-    return False
 
 
 def _write_chain(file: h5py.File, graph: Graph) -> None:

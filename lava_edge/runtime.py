@@ -153,11 +153,7 @@ def run_netx(
     """Output spikes (T, C, H, W) of a chain in stock NetX, sample by sample, watched as above."""
     source = edge_source(edge, input_message_bits)
     graph = source.graph
-    if not graph.is_chain:
-        raise UsageError(
-            "stock NetX knows only chains: this network has a residual connection; `simulate` "
-            "runs it"
-        )
+    stock_limits.require_netx(graph)
     if np.ndim(frames_ntchw) != 5:
         shape = ", ".join(map(str, graph.input.shape))
         raise DataError(f"frames: expected (N, T, {shape}), got {np.shape(frames_ntchw)}")

@@ -12,7 +12,6 @@ from typing import Any
 
 from lava_edge.channel import Channel
 from lava_edge.network.process import FrameSource, SpikeTap
-from lava_edge.netx_file import STOCK_CONV_MAX
 from splitcore.errors import NetxError
 from splitcore.graph import Graph
 
@@ -30,11 +29,9 @@ def network(path: Path, graph: Graph, steps: int, channel: Channel) -> Any:
             reset_interval=steps,
             reset_offset=1,
         )
-    except KeyError:  # no /layer: netx_file writes what stock would compute wrongly under /network
+    except KeyError:
         raise NetxError(
-            "stock NetX cannot say this chain, or would compute it wrongly: a size or groups over "
-            f"{STOCK_CONV_MAX}, dense weights of which none is positive, a convolution behind a "
-            "dense layer; `simulate` runs it"
+            f"{path.name}: has no /layer for stock NetX to read; load and save it anew"
         ) from None
     if isinstance(loaded.in_layer, Input):
         raise NetxError(

@@ -24,8 +24,8 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from splitcore import spikes
-from splitcore.errors import BundleError, CodecError
-from splitcore.graph import MAX_NEURONS
+from splitcore.errors import BundleError, CodecError, GraphError
+from splitcore.graph import MAX_NEURONS, Graph
 from splitcore.place import require_writable
 from splitcore.tensors import load_tensors, save_tensors
 from splitcore.whole_folder import whole_folder
@@ -137,6 +137,13 @@ class Bundle:
         """
         if open_bundle(self.path).digest != self.digest:
             raise BundleError(f"{self.path}: was replaced while it was read; start again")
+
+    def require_room(self, half: Graph, path: Path) -> None:
+        """Raise BundleError where samples of a half, read from this file, take too much memory."""
+        try:
+            half.require_room(self.manifest.steps)
+        except GraphError as error:
+            raise BundleError(f"{path}: {error}") from None
 
     def probe(self) -> Probe:
         """The frames, spikes and scores recorded at export, one frame at least."""

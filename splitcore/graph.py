@@ -435,12 +435,10 @@ class Graph:
 
     @property
     def is_chain(self) -> bool:
-        """Whether each layer is driven by the layer before it alone, so stock NetX can say it."""
+        """Whether each layer is driven by the layer before it alone."""
         previous = self.input.name
         for layer in self.layers:
             if [current.source for current in layer.currents] != [previous]:
-                return False
-            if isinstance(layer.currents[0].synapse, ConvTranspose):
                 return False
             previous = layer.name
         return True

@@ -176,10 +176,7 @@ def of_bundle(bundle: Bundle) -> Tail:
             f"{path}: makes {classes} scores of a code {tail.graph.input.shape}; the manifest says "
             f"{len(manifest.classes)} of {manifest.code_shape}"
         )
-    try:
-        tail.graph.require_room(manifest.steps)
-    except GraphError as error:
-        raise BundleError(f"{path}: {error}") from None
+    bundle.require_room(tail.graph, path)
     return tail
 
 

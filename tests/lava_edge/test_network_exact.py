@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -20,6 +20,7 @@ from splitcore.errors import DataError, GraphError, SimulationError, UsageError
 from splitcore.graph import (
     STATE_LIMIT,
     Conv,
+    ConvTranspose,
     Current,
     Dense,
     Graph,
@@ -300,13 +301,21 @@ def test_simulate_unknown_option_raises_at_once(options: dict[str, object]) -> N
 
 
 def _one_layer(synapse: Synapse, source: Shape) -> Graph:
-    channels = synapse.output_shape(source)[0]
-    return Graph(
-        Input(source), (Lif("a", (Current("input", synapse),), np.zeros(channels, int), 9, 0),)
-    )
+    return _chain([synapse], source)
+
+
+def _chain(synapses: Sequence[Synapse], source: Shape) -> Graph:
+    """Layers a, b, … one behind another."""
+    before, shape, layers = "input", source, []
+    for name, synapse in zip("ab", synapses, strict=False):
+        shape = synapse.output_shape(shape)
+        layers.append(Lif(name, (Current(before, synapse),), np.zeros(shape[0], int), 9, 0))
+        before = name
+    return Graph(Input(source), tuple(layers))
 
 
 WIDE = Conv(np.full((1, 1, 1, 200), 2), padding=(0, 100))
+GROUPS = Conv(np.full((128, 1, 1, 1), 2), groups=128)
 BEYOND_STOCK = [
     (WIDE, (1, 2, 4), "a kernel of at most 127 a side, got 1×200"),
     (Conv(np.full((1, 1, 1, 1), 2), stride=(1, 200)), (1, 2, 4), "a stride .* 127 .* got 1×200"),
@@ -323,9 +332,40 @@ def test_simulate_what_stock_cannot_compute_is_refused_by_layer(
         simulate(graph, np.ones((1, 2, *source), np.uint8), model="stock")
 
 
-def test_stock_netx_of_a_chain_that_it_cannot_say_tells_why_in_one_line() -> None:
-    results = run_netx(_one_layer(WIDE, (1, 2, 4)), np.ones((1, 2, 1, 2, 4), np.uint8))
-    with pytest.raises(SimulationError, match=r"cannot say this chain.* over 127") as got:
+@pytest.mark.parametrize(
+    ("synapses", "message"),
+    [
+        (
+            [Conv(np.full((1, 128, 1, 200), 2), padding=(0, 100))],
+            "layer a: stock NetX takes a kernel of at most 127 a side, got 1×200",
+        ),
+        ([GROUPS], "layer a: stock NetX takes at most 127 groups, got 128"),
+        ([Identity(4)], "layer a: stock NetX takes at most 127 groups, got 128"),
+        ([Dense(np.full((2, 1024), -4))], "layer a: stock NetX clips dense weights of which none"),
+        (
+            [Dense(np.full((2, 1024), 4)), Conv(np.full((1, 2, 1, 1), 4))],
+            "layer b: stock NetX loses height and width behind a dense layer",
+        ),
+        ([ConvTranspose(np.full((128, 1, 3, 3), 4))], "layer a: stock NetX has no transposed"),
+    ],
+)
+def test_stock_netx_of_a_chain_that_it_cannot_say_names_the_layer(
+    synapses: list[Synapse], message: str
+) -> None:
+    graph = _chain(synapses, (128, 2, 4))
+    with pytest.raises(GraphError, match=f"^{message}.*; `simulate` runs it$"):
+        run_netx(graph, np.ones((1, 2, *graph.input.shape), np.uint8))
+
+
+def test_stock_netx_of_a_chain_in_a_file_that_it_cannot_read_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "edge.net"
+    netx_file.save(_one_layer(Dense(np.full((2, 3), -4)), (3, 1, 1)), path)
+    with h5py.File(path, "r+") as file:
+        weight = file["network/layer/0/current/0/weight"]
+        assert isinstance(weight, h5py.Dataset)
+        weight[...] = 4
+    results = run_netx(path, np.ones((1, 2, 3, 1, 1), np.uint8))
+    with pytest.raises(SimulationError, match="has no /layer for stock NetX to read") as got:
         next(results)
     assert "\n" not in str(got.value)
 
@@ -345,7 +385,7 @@ def test_stock_netx_of_a_file_whose_input_has_neurons_says_so_in_one_line(tmp_pa
 @pytest.mark.parametrize("shape", [(), (2, 1, 2, 4)])
 def test_stock_netx_of_frames_that_are_no_samples_names_the_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"frames: expected \(N, T, 1, 2, 4\), got"):
-        run_netx(_one_layer(WIDE, (1, 2, 4)), np.ones(shape, np.uint8))
+        run_netx(_one_layer(Conv(np.full((1, 1, 1, 1), 2)), (1, 2, 4)), np.ones(shape, np.uint8))
 
 
 def test_simulate_values_above_the_message_bits_raises() -> None:
