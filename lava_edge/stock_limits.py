@@ -49,25 +49,26 @@ def beyond_netx(graph: Graph) -> str | None:
 
 def _beyond_netx(synapse: object, channels: int) -> str | None:
     match synapse:
-        case Conv():
-            return _too_large(synapse) or _too_many_groups(synapse.groups)
-        case Identity():
-            return _too_many_groups(channels)
-        case Dense(weight_oi=weight):
-            if weight.max() <= 0:
-                return "clips dense weights of which none is positive"
-        case _:
-            return "has no transposed convolution"
-    return None
+        case Dense(weight_oi=weight) if weight.max() <= 0:
+            return "clips dense weights of which none is positive"
+        case Conv(groups=groups) if groups > CONV_MAX:
+            return f"takes at most {CONV_MAX} groups, got {groups}"
+        case Identity() if channels > CONV_MAX:
+            return f"takes at most {CONV_MAX} groups, got {channels}"
+    return _beyond_both(synapse)
 
 
 def _beyond(synapse: object) -> str | None:
     match synapse:
+        case Dense(weight_oi=weight) if weight.min() < 0 and (weight % 2).any():
+            return "rounds odd dense weights where any is negative, expected even ones"
+    return _beyond_both(synapse)
+
+
+def _beyond_both(synapse: object) -> str | None:
+    match synapse:
         case Conv():
             return _too_large(synapse)
-        case Dense(weight_oi=weight):
-            if weight.min() < 0 and (weight % 2).any():
-                return "rounds odd dense weights where any is negative, expected even ones"
         case ConvTranspose():
             return "has no transposed convolution"
     return None
@@ -84,7 +85,3 @@ def _too_large(conv: Conv) -> str | None:
         if max(pair) > CONV_MAX:
             return f"takes a {name} of at most {CONV_MAX} a side, got {'×'.join(map(str, pair))}"
     return None
-
-
-def _too_many_groups(groups: int) -> str | None:
-    return f"takes at most {CONV_MAX} groups, got {groups}" if groups > CONV_MAX else None
