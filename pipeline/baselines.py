@@ -45,11 +45,7 @@ def run(
     results.require_place(out)
     config = configuration.load(config_path)
     code_of(config, config_path)
-    name = ann or config.teacher
-    if name is None:
-        raise ConfigError(
-            f"{config_path}: teacher: none given, and baselines begin with an ANN; name one: --ann"
-        )
+    name = ann or _only(config.teachers, config_path)
     teacher = lineage.beside(config_path, name)
     if teacher.model.neuron != "relu":
         raise ConfigError(
@@ -80,6 +76,17 @@ def run(
             after=lambda so_far: _save(so_far, out),
         )
     return {"file": str(out), **found}
+
+
+def _only(teachers: tuple[str, ...], config_path: Path) -> str:
+    """The one teacher there is. Raises ConfigError for none or several."""
+    if len(teachers) != 1:
+        given = "several" if teachers else "none"
+        raise ConfigError(
+            f"{config_path}: teacher: {given} given, and baselines begin with one ANN; "
+            "name it: --ann"
+        )
+    return teachers[0]
 
 
 def _save(found: dict[str, Any], out: Path) -> None:

@@ -61,7 +61,7 @@ class BundleStart:
             )
         model = config.build(dataset.image_shape, len(dataset.classes))
         require_shape(model, self.records, self.readout, self.name)
-        if config.teacher == self.name:
+        if self.name in config.teachers:
             self._trained(config)
 
     def network(self, config: Config, dataset: Dataset) -> SplitModel:

@@ -38,7 +38,7 @@ def export(found: Checkpoint, dataset: Dataset, out: Path) -> dict[str, Any]:
     with whole_folder(out) as scratch:
         checkpoint.save_weights(scratch / checkpoint.FILE, found)
         written = checkpoint.load(scratch / checkpoint.FILE)
-        scores = Teacher(written.network(), "cpu")(dataset.test.images)
+        scores = Teacher([written.network()], "cpu")(dataset.test.images)
         accuracy = evaluate.accuracy(scores.argmax(1).numpy(), dataset.test.labels_n)
         (scratch / CARD).write_text(_card(written, dataset, accuracy), encoding="utf-8")
     return {

@@ -30,14 +30,14 @@ def beside(config_path: Path, name: str) -> Config:
     return found
 
 
-def parents(config: Config) -> dict[str, str]:
-    """Names of the runs that it begins with and learns from, by the fields that name them.
+def parents(config: Config) -> list[tuple[str, str]]:
+    """(field, name) of the runs that it begins with and learns from.
 
     A bundle that it begins with is no run, nor where it is its teacher too.
     """
     bundle = None if config.start_bundle is None else config.start
-    named = {"start": config.start, "teacher": config.teacher}
-    return {field: name for field, name in named.items() if name not in (None, bundle)}
+    named = [("start", config.start), *(("teacher", name) for name in config.teachers)]
+    return [(field, name) for field, name in named if name is not None and name != bundle]
 
 
 def ancestors(config: Config, config_path: Path) -> list[Config]:
@@ -54,7 +54,7 @@ def _gather(
     config: Config, config_path: Path, above: tuple[str, ...], found: dict[str, Config]
 ) -> None:
     """Add to `found` what this one of `above`, the last, stands on."""
-    for field_name, name in parents(config).items():
+    for field_name, name in parents(config):
         if name in found:
             continue
         if name in above:
@@ -112,7 +112,7 @@ class Runs:
                         f"{config.name}: start_bundle: begins with a bundle; train it first, by a "
                         "command of its own with --start"
                     )
-                needed |= set(parents(config).values())
+                needed |= {name for _, name in parents(config)}
                 todo.append((config, found is not None))
         for config, going_on in reversed(todo):
             self.train(config, self.folder / config.name, resume=going_on)
@@ -139,19 +139,20 @@ class Runs:
             self.dataset,
             out,
             begin=partial(self._begin, config, bundle),
-            teacher=self._teacher(config, bundle),
+            teachers=self._teachers(config, bundle),
             resume=resume,
             device=self.device,
             progress=self.progress,
             frozen=self.frozen,
         ).model
 
-    def _teacher(self, config: Config, bundle: BundleStart | None) -> SplitModel | SplitAnn | None:
-        if config.teacher is None:
-            return None
-        if bundle is not None and config.teacher == config.start:
-            return bundle.network(config, self.dataset)
-        return self.network(config.teacher)
+    def _teachers(self, config: Config, bundle: BundleStart | None) -> list[SplitModel | SplitAnn]:
+        return [
+            bundle.network(config, self.dataset)
+            if bundle is not None and name == config.start
+            else self.network(name)
+            for name in config.teachers
+        ]
 
     def _begin(
         self, config: Config, bundle: BundleStart | None, model: SplitModel | SplitAnn

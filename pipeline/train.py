@@ -73,7 +73,7 @@ def run(
             if found is not None and found.finished:
                 trained = found.network()
             else:
-                runs.complete(each.needed, lineage.parents(each.config).values())
+                runs.complete(each.needed, [name for _, name in lineage.parents(each.config)])
                 trained = runs.train(each.config, each.folder, resume=going_on, bundle=beginning)
             if parallel.leads():
                 done.append(_tested(trained, each.folder, dataset, own))
@@ -108,7 +108,7 @@ def _planned(path: Path, bundle: Bundle | None, out: Path | None, resume: bool) 
 def _tested(
     trained: SplitModel | SplitAnn, folder: Path, dataset: Dataset, device: str
 ) -> dict[str, Any]:
-    scores = Teacher(trained, device)(dataset.test.images)
+    scores = Teacher([trained], device)(dataset.test.images)
     predicted = scores.argmax(1).cpu().numpy()
     accuracy = evaluate.accuracy(predicted, dataset.test.labels_n)
     low, high = wilson_interval(accuracy, len(dataset.test))

@@ -9,7 +9,7 @@ import numpy as np
 
 from splitcore.errors import ConfigError
 from training.config import Recipe
-from training.data.augment import augment
+from training.data.augment import augment, box_mask
 from training.data.dataset import Split
 
 CHUNK = 256  # images at once through what is frozen
@@ -36,7 +36,7 @@ def views(train: Split, classes: int, recipe: Recipe) -> Iterator[View]:
     for index in range(recipe.frozen_edge_views):
         noise = np.random.default_rng((recipe.seed, index))
         order = np.arange(len(train))
-        if recipe.augment.mixup:
+        if recipe.augment.mixes:
             noise.shuffle(order)
         for start in range(0, len(train), CHUNK):
             rows = order[start : start + CHUNK]
@@ -47,7 +47,7 @@ def views(train: Split, classes: int, recipe: Recipe) -> Iterator[View]:
 def empty_labels(train: Split, classes: int, recipe: Recipe) -> np.ndarray:
     """Room for the labels of all views: ids (views, N), or shares of the classes (views, N, K)."""
     shape = recipe.frozen_edge_views, len(train)
-    if recipe.augment.mixup:
+    if recipe.augment.mixes:
         return np.empty((*shape, classes), np.float32)
     return np.empty(shape, np.int64)
 
@@ -95,13 +95,21 @@ def mixed(
 
     Images and ids (N,) come back as they are where the recipe mixes none.
     """
-    if not recipe.augment.mixup:
+    change = recipe.augment
+    if not change.mixes:
         return images, labels_n
     count = len(images)
     other = noise.permutation(count)
-    share_n = noise.uniform(0, recipe.augment.mixup, count).astype(np.float32)
-    share = share_n.reshape(-1, *[1] * (images.ndim - 1))
-    both = np.rint((1 - share) * images + share * images[other]).astype(np.uint8)
+    if change.mixup and change.cutmix:
+        boxed = noise.random(count) < 0.5
+    else:
+        boxed = np.full(count, bool(change.cutmix))
+    share_n = noise.uniform(0, np.where(boxed, change.cutmix, change.mixup)).astype(np.float32)
+    covered = box_mask(images.shape, share_n, noise)
+    share_n[boxed] = covered[boxed].mean((1, 2))
+    weights = np.where(boxed[:, None, None], covered, share_n[:, None, None])
+    weights = weights.reshape(count, *[1] * (images.ndim - 3), *images.shape[-2:])
+    both = np.rint((1 - weights) * images + weights * images[other]).astype(np.uint8)
     shares_nk = np.zeros((count, classes), np.float32)
     every = np.arange(count)
     shares_nk[every, labels_n] = 1 - share_n

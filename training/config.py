@@ -86,8 +86,10 @@ class Augment(_Strict):
     """Random changes of the training images. crop: the side of those in `crop_epochs`.
 
     mixup: the largest share of another image of its batch that each gets, labels too (Zhang et al.
-    2017, arXiv 1710.09412); shares are uniform. A teacher sees the mixed images, and has to say of
-    each what no label says (Beyer et al. 2021, arXiv 2106.05237).
+    2017, arXiv 1710.09412); shares are uniform. cutmix: the largest share of its area that a box of
+    another covers (Yun et al. 2019, arXiv 1905.04899). With both, each image is mixed by one of
+    them, by chance of a half. A teacher sees the mixed images, and has to say of each what no label
+    says (Beyer et al. 2021, arXiv 2106.05237).
     """
 
     padding: Annotated[int, Field(ge=0, le=64)] = 0
@@ -95,6 +97,12 @@ class Augment(_Strict):
     cutout: Annotated[int, Field(ge=0, le=256)] = 0
     crop: Annotated[int, Field(ge=0, le=4096)] = 0
     mixup: Unit = 0.0
+    cutmix: Unit = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images become mixed ones, of shares of the classes instead of a label."""
+        return bool(self.mixup or self.cutmix)
 
 
 class Distillation(_Strict):
@@ -154,7 +162,8 @@ class Config(_Strict):
     """A whole run; `name` becomes the name of its bundle.
 
     start, teacher: names of other configs in the same folder; the run begins with the weights of
-    the first and learns from the scores of the second. Without a bottleneck it is not cut.
+    the first and learns from the scores of the second, or, where they are several, from the mean of
+    what they think. Without a bottleneck it is not cut.
     start_bundle: `start` names no run but a bundle with this digest, which the command is given.
     """
 
@@ -165,7 +174,14 @@ class Config(_Strict):
     recipe: Recipe
     start: Name | None = None
     start_bundle: Digest | None = None
-    teacher: Name | None = None
+    teacher: Name | tuple[Name, ...] | None = None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of `teacher`."""
+        if self.teacher is None or isinstance(self.teacher, tuple):
+            return self.teacher or ()
+        return (self.teacher,)
 
     @property
     def split(self) -> str:
@@ -261,6 +277,11 @@ def _check(config: Config, where: str) -> None:
     fields = Recipe.model_fields.items()
     chosen = {name for name, field in fields if getattr(recipe, name) != field.default}
     for wrong, field, text in (
+        (
+            len(set(config.teachers)) < len(config.teachers) or config.teacher == (),
+            "teacher",
+            "names of different runs, or leave it out",
+        ),
         (config.model.neuron == "relu" and neck, "bottleneck", "an ANN (neuron: relu) is not cut"),
         (
             config.model.neuron == "relu" and config.teacher,
@@ -294,8 +315,8 @@ def _check(config: Config, where: str) -> None:
             "crop and crop_epochs need each other",
         ),
         (
-            recipe.augment.mixup and not config.model.input_bits,
-            "recipe.augment.mixup",
+            recipe.augment.mixes and not config.model.input_bits,
+            f"recipe.augment.{'mixup' if recipe.augment.mixup else 'cutmix'}",
             "events (input_bits: 0) cannot be mixed",
         ),
         (

@@ -147,13 +147,12 @@ def stored(
     scores = None
     if teacher is not None:
         scores = torch.empty(count, len(train), classes, device=device)
-    alike = teacher is not None and teacher.begins_with(model, blocks)
+    told = None if teacher is None else teacher.behind(model, blocks)
     for view in augmentation.views(train, classes, config.recipe):
         spikes = run(view.images, views[view.index], view.rows)
         labels[view.index, view.rows] = view.labels
-        if teacher is not None and scores is not None:
-            told = teacher.after(spikes, blocks) if alike else teacher(view.images)
-            scores[view.index, torch.from_numpy(view.rows)] = told
+        if told is not None and scores is not None:
+            scores[view.index, torch.from_numpy(view.rows)] = told(view.images, spikes)
     validation = Spikes(len(dataset.validation), model.steps, shape)
     for rows in _chunks(len(validation)):
         run(dataset.validation.images[rows], validation, rows)

@@ -72,8 +72,10 @@ def _stamp(config: Config, dataset: Dataset, model: SplitModel, teacher: Teacher
     settings: list[Any] = [FORMAT, dataset.digest, config.model.input_bits, model.steps, views]
     parts: list[torch.nn.Module] = [model.first_blocks(config.frozen_blocks)]
     if teacher is not None:
-        parts.append(teacher.model)
-        settings.append(teacher.model.steps if isinstance(teacher.model, SplitModel) else None)
+        parts += teacher.models
+        settings += [
+            model.steps if isinstance(model, SplitModel) else None for model in teacher.models
+        ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for part in parts:
         for name, tensor in part.state_dict().items():

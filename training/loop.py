@@ -8,7 +8,7 @@ float epochs      batch statistics; the last epochs run the folded integers them
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ def fit(
     out: Path,
     *,
     begin: Callable[[SplitModel], None] | None = None,
-    teacher: SplitModel | SplitAnn | None = None,
+    teachers: Sequence[SplitModel | SplitAnn] = (),
     resume: bool = False,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -57,7 +57,7 @@ def fit(
 ) -> Trained:
     """Train, writing checkpoint and TensorBoard curves into the folder `out`.
 
-    begin: gives the new model the weights of `config.start`; teacher: that of `config.teacher`.
+    begin: gives the new model the weights of `config.start`; teachers: those of `config.teacher`.
     frozen: what runs with frozen edges share.
     resume goes on from the checkpoint there; without it an existing one is an error. On one thread
     the same config and data give the same weights; with more, sums may come in another order.
@@ -80,7 +80,7 @@ def fit(
         found.restore(model, optimiser, generators)
         done, history = found.epoch, found.history
 
-    guide = None if teacher is None else Teacher(teacher, device)
+    guide = Teacher(teachers, device) if teachers else None
     source: Batches = Fresh(config, dataset, guide, device)
     if recipe.frozen_edge_views:
         edges = FrozenEdges() if frozen is None else frozen

@@ -123,3 +123,6 @@ def test_another_backbone_and_no_ann_are_refused(here: Path) -> None:
     (here / "cut.yaml").write_text(CUT.replace("teacher: wide\n", ""))
     with pytest.raises(ConfigError, match=r"cut.yaml: teacher: none given"):
         go(here, None)
+    (here / "cut.yaml").write_text(CUT.replace("teacher: wide", "teacher: [wide, other]"))
+    with pytest.raises(ConfigError, match=r"teacher: several given, .* one ANN; name it: --ann"):
+        go(here, None)

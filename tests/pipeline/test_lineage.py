@@ -10,7 +10,9 @@ from pipeline import lineage
 from pipeline.lineage import Runs
 from splitcore.errors import ConfigError, DataError
 from tests.training.small_digits import small_digits
-from training import checkpoint, config
+from training import checkpoint, config, loop
+from training.baselines.split_ann import SplitAnn
+from training.model import SplitModel
 
 
 def of(name: str, start: str | None, neuron: str, **recipe: object) -> config.Config:
@@ -110,6 +112,26 @@ def test_a_finished_run_of_the_same_images_from_elsewhere_is_stood_on(first: Pat
 
 
 CONFIG = "{{name: {name}, model: {{backbone: resnet8, width: 4}}, recipe: {{epochs: 1}}, {more}}}"
+
+
+def test_a_run_learns_from_all_the_teachers_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = []
+    real = loop.fit
+
+    def noted(*arguments: object, teachers: list[object], **options: object) -> object:
+        taught.append([type(teacher) for teacher in teachers])
+        return real(*arguments, teachers=teachers, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "fit", noted)
+    runs = Runs(tmp_path, config.Data(), small_digits(64), "cpu")
+    ann, spiking = of("ann", None, "relu", epochs=1), of("spiking", None, "lif", epochs=1)
+    raw = of("pupil", None, "lif", epochs=1).model_dump() | {"teacher": ["ann", "spiking"]}
+    pupil = config.parse(raw, "pupil")
+    runs.complete([ann, spiking, pupil], ("pupil",))
+    assert taught == [[], [SplitAnn, SplitModel]]
+    assert checkpoint.load(tmp_path / "pupil").history[-1]["teacher"] > 0
 
 
 def write(folder: Path, **parents: str) -> None:

@@ -158,9 +158,9 @@ def test_the_bundle_that_a_run_begins_with_may_teach_it(
     taught = []
     real = loop.fit
 
-    def noted(*arguments: object, teacher: SplitModel, **options: object) -> object:
-        taught.append(teacher)
-        return real(*arguments, teacher=teacher, **options)  # type: ignore[arg-type]
+    def noted(*arguments: object, teachers: list[SplitModel], **options: object) -> object:
+        taught.extend(teachers)
+        return real(*arguments, teachers=teachers, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "fit", noted)
     config = here / "of-bundle.yaml"

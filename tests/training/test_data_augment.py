@@ -102,7 +102,7 @@ def test_changed_crops_in_the_first_epochs_only(images, rng):
 
 def test_mixed_shares_of_images_are_the_shares_of_their_labels(rng):
     labels = np.arange(64) % 4
-    images = np.broadcast_to((60 * labels)[:, None, None, None], (64, 3, 8, 6)).astype(np.uint8)
+    images = _of_one_colour(labels, 60)
     recipe = Recipe(epochs=1, augment=Augment(mixup=1.0))
     both, shares = mixed(images, labels, 4, recipe, rng)
     assert (both.dtype, both.shape, shares.shape) == (np.uint8, images.shape, (64, 4))
@@ -119,3 +119,44 @@ def test_mixed_takes_no_more_of_another_than_was_said_and_nothing_where_nothing_
     same, ids = mixed(images, labels, 4, Recipe(epochs=1), rng)
     assert same is images
     assert ids is labels
+
+
+def _of_one_colour(labels: np.ndarray, step: int) -> np.ndarray:
+    return np.broadcast_to((step * labels)[:, None, None, None], (len(labels), 3, 8, 6)).astype(
+        np.uint8
+    )
+
+
+def test_cutmix_puts_one_box_of_another_image_and_labels_tell_its_area(rng):
+    labels = np.arange(64) % 4
+    recipe = Recipe(epochs=1, augment=Augment(cutmix=1.0))
+    both, shares = mixed(_of_one_colour(labels, 60), labels, 4, recipe, rng)
+    assert set(np.unique(both)) == {0, 60, 120, 180}  # pasted, not blended
+    found = np.stack([(both[:, 0] == 60 * label).mean((1, 2)) for label in range(4)], 1)
+    assert np.allclose(found, shares, atol=1e-6)
+    assert ((shares > 0).sum(1) == 2).sum() > 30
+    for image, label in zip(both[:, 0] // 60, labels, strict=True):
+        rows, columns = np.nonzero(image != label)
+        if len(rows):
+            box = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert len(np.unique(box)) == 1
+
+
+def test_cutmix_covers_no_more_than_was_said_and_boxes_lie_anywhere(rng):
+    labels = np.arange(512) % 4
+    recipe = Recipe(epochs=1, augment=Augment(cutmix=0.25))
+    both, shares = mixed(_of_one_colour(labels, 60), labels, 4, recipe, rng)
+    assert shares[np.arange(512), labels].min() >= 0.75
+    covered = (both[:, 0] != 60 * labels[:, None, None]).mean(0)
+    assert covered.min() > 0  # the corners too
+    assert covered.max() < 0.25
+
+
+def test_mixup_and_cutmix_together_are_each_the_lot_of_half_of_the_images(rng):
+    labels = np.arange(256) % 2
+    recipe = Recipe(epochs=1, augment=Augment(mixup=1.0, cutmix=1.0))
+    both, shares = mixed(_of_one_colour(labels, 200), labels, 2, recipe, rng)
+    of_two = (shares > 0).all(1)
+    blended = np.array([len(np.unique(image)) == 1 for image in both[of_two]])
+    assert 0.3 < blended.mean() < 0.7
+    assert np.allclose(both.mean((1, 2, 3)), 200 * shares[:, 1], atol=0.501)

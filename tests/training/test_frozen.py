@@ -1,5 +1,6 @@
 """Spikes behind frozen blocks: what one run computed, the next one uses where it may."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,11 +109,12 @@ def test_only_runs_that_look_and_learn_alike_share(
 class _Pixels:
     """A teacher whose scores tell which image it was shown."""
 
-    def begins_with(self, _model: SplitModel, _blocks: int) -> bool:
-        return False
+    def behind(self, _model: SplitModel, _blocks: int) -> Callable[..., torch.Tensor]:
+        return lambda images, _spikes: _pixels(images)
 
-    def __call__(self, images: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(images.reshape(len(images), -1)[:, 20:30].astype(np.float32))
+
+def _pixels(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images.reshape(len(images), -1)[:, 20:30].astype(np.float32))
 
 
 def test_spikes_labels_and_scores_of_mixed_images_are_those_of_one_image(
@@ -133,7 +135,7 @@ def test_spikes_labels_and_scores_of_mixed_images_are_those_of_one_image(
         assert batch.features is not None
         assert batch.teacher_nk is not None
         assert torch.equal(batch.features, expected)
-        assert torch.equal(batch.teacher_nk, _Pixels()(view.images))
+        assert torch.equal(batch.teacher_nk, _pixels(view.images))
         assert np.array_equal(batch.labels.numpy(), view.labels)
     assert (seen == 1).all()
     shares = kept.batch(rows, 0, noise).labels.numpy()
@@ -149,11 +151,11 @@ def test_a_teacher_that_begins_with_the_frozen_blocks_is_not_run_over_images_aga
     settings = _config("stem", frozen_edge_views=1)
     model = settings.build(data.image_shape, 10)
     start.begin(model, parent, "parent")
-    teacher = Teacher(parent, "cpu")
+    teacher = Teacher([parent], "cpu")
     images = next(augmentation.views(data.train, 10, settings.recipe))
     expected = teacher(images.images)
     assert float(expected.std()) > 0.01
-    monkeypatch.setattr(Teacher, "__call__", None)
+    monkeypatch.setattr(Teacher, "_of", None)
     kept = frozen.stored(settings, data, model, teacher, "cpu")
     told = kept.batch(images.rows, 0, np.random.default_rng(0)).teacher_nk
     assert told is not None
@@ -162,12 +164,17 @@ def test_a_teacher_that_begins_with_the_frozen_blocks_is_not_run_over_images_aga
 
 @pytest.mark.parametrize("change", ["weight", "decay", "too few blocks"])
 def test_a_teacher_of_other_blocks_does_not_begin_with_the_frozen_ones(
-    data: Dataset, parent: SplitModel, change: str
+    data: Dataset, parent: SplitModel, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _config("stage1.block1").build(data.image_shape, 10)
     start.begin(model, parent, "parent")
-    teacher, blocks = Teacher(parent, "cpu"), 1
-    assert teacher.begins_with(model, blocks)
+    asked = []
+    monkeypatch.setattr(Teacher, "_of", lambda _self, _network, images: asked.append(images))
+    monkeypatch.setattr(Teacher, "_after", lambda *_: asked.append(None))
+    teacher, blocks = Teacher([parent], "cpu"), 1
+    images, spikes = data.train.images[:2], torch.zeros(8, *model.shape_after(1))
+    teacher.behind(model, blocks)(images, spikes)
+    assert asked == [None]
     match change:
         case "weight":
             next(model.edge.parameters()).data.view(-1)[0] += 1
@@ -175,19 +182,20 @@ def test_a_teacher_of_other_blocks_does_not_begin_with_the_frozen_ones(
             model.spiking_layers()[0].neuron.voltage_decay.data += 64
         case _:
             blocks = len(parent.edge) + 1
-    assert not teacher.begins_with(model, blocks)
+    teacher.behind(model, blocks)(images, spikes)
+    assert asked[1] is images
 
 
 class _Counted:
     """A teacher's model and how often it was asked."""
 
     def __init__(self, model: SplitModel) -> None:
-        self.model, self.asked = model, 0
+        self.models, self.asked = [model], 0
 
-    def begins_with(self, _model: SplitModel, _blocks: int) -> bool:
-        return False
+    def behind(self, _model: SplitModel, _blocks: int) -> Callable[..., torch.Tensor]:
+        return self._scores
 
-    def __call__(self, images: np.ndarray) -> torch.Tensor:
+    def _scores(self, images: np.ndarray, _spikes: torch.Tensor) -> torch.Tensor:
         self.asked += 1
         return torch.full((len(images), 10), float(self.asked))
 

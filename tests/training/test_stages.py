@@ -181,7 +181,7 @@ def test_frozen_blocks_stay_and_everything_else_learns(
             data,
             tmp_path,
             begin=lambda model: start.begin(model, parent, "parent"),
-            teacher=ann,
+            teachers=[ann],
         )
     again = evaluate.answers(trained.model, data.validation.images)  # the stored ones are the same
     assert trained.history[-1]["code_rate"] == pytest.approx(again.code_ntchw.mean())
@@ -256,13 +256,16 @@ def test_ann_that_diverges_is_refused_with_a_remedy(data: Dataset, tmp_path: Pat
     assert not (tmp_path / checkpoint.FILE).exists()
 
 
+@pytest.mark.parametrize("how", ["mixup", "cutmix"])
 @pytest.mark.parametrize("neuron", ["lif", "relu"])
-def test_mixed_images_are_learned_from(data: Dataset, tmp_path: Path, neuron: str) -> None:
+def test_mixed_images_are_learned_from(
+    data: Dataset, tmp_path: Path, neuron: str, how: str
+) -> None:
     settings = _config(
         model={"backbone": "resnet8", "width": 8, "neuron": neuron},
         bottleneck=None,
-        recipe={"epochs": 6, "batch_size": 32, "step_loss": 0.5 if neuron == "lif" else 0.0}
-        | {"augment": {"mixup": 1.0}, "optimiser": "muon", "learning_rate": 0.02},
+        recipe={"epochs": 9, "batch_size": 32, "step_loss": 0.5 if neuron == "lif" else 0.0}
+        | {"augment": {how: 0.5}, "optimiser": "muon", "learning_rate": 0.02},
     )
     (loop.fit if neuron == "lif" else ann_loop.fit_ann)(settings, data, tmp_path)
     history = checkpoint.load(tmp_path).history
@@ -378,6 +381,15 @@ def test_muon_makes_the_step_of_a_kernel_orthogonal() -> None:
             },
             "recipe.augment.mixup: events",
         ),
+        (
+            {
+                "model": {"backbone": "resnet8", "width": 8, "input_bits": 0},
+                "recipe": {"epochs": 2, "augment": {"cutmix": 1}},
+            },
+            "recipe.augment.cutmix: events",
+        ),
+        ({"teacher": ["one", "one"]}, "teacher: names of different runs"),
+        ({"teacher": []}, "teacher: names of different runs"),
         ({"data": {"source": ""}}, "data.source: "),
         ({"recipe": {"epochs": 2, "optimiser": "sgd"}}, "recipe.optimiser: "),
     ],

@@ -53,7 +53,7 @@ def fit_ann(
     history: list[dict[str, float]] = [] if found is None else found.history
 
     def after(epoch: Epoch) -> None:
-        scores = Teacher(model, device)(dataset.validation.images)
+        scores = Teacher([model], device)(dataset.validation.images)
         right = evaluate.accuracy(scores.argmax(1).cpu().numpy(), dataset.validation.labels_n)
         model.train().requires_grad_(True)
         history.append(

@@ -61,3 +61,20 @@ def cutout_mask(
         inside.append((position >= first) & (position < first + side))
     mask = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     return np.broadcast_to(mask, shape_nchw)
+
+
+def box_mask(
+    shape: tuple[int, ...], share_n: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Boolean (N, H, W) of images (N, …, H, W), true inside a box of about this share of each.
+
+    A box has the image's proportions and lies in it anywhere; what it covers is a whole number of
+    pixels.
+    """
+    inside = []
+    for size in shape[-2:]:
+        side = np.rint(np.sqrt(share_n) * size).astype(np.int64)[:, None]
+        first = generator.integers(0, size - side + 1)
+        position = np.arange(size)
+        inside.append((position >= first) & (position < first + side))
+    return inside[0][:, :, None] & inside[1][:, None, :]
