@@ -49,9 +49,16 @@ print(splitcore.__file__, payloads(registry.codec_named("adaptive"))["sample"])
 
 
 def run(code: str, folder: Path) -> list[str]:
-    """What code prints that finds its modules in this folder first; machine code is kept there."""
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(folder / "kept")}
+    """What code prints that finds its modules in this folder first; machine code is kept there.
+
+    Python keeps no byte code: it would take an edit of the same second and length for none.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NUMBA_CACHE_DIR": str(folder / "kept"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
     )
