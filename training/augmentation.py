@@ -105,11 +105,13 @@ def mixed(
     else:
         boxed = np.full(count, bool(change.cutmix))
     share_n = noise.uniform(0, np.where(boxed, change.cutmix, change.mixup)).astype(np.float32)
-    covered = box_mask(images.shape, share_n, noise)
-    share_n[boxed] = covered[boxed].mean((1, 2))
-    weights = np.where(boxed[:, None, None], covered, share_n[:, None, None])
-    weights = weights.reshape(count, *[1] * (images.ndim - 3), *images.shape[-2:])
-    both = np.rint((1 - weights) * images + weights * images[other]).astype(np.uint8)
+    share = share_n[:, None, None]
+    if change.cutmix:
+        covered = box_mask(images.shape, share_n, noise)
+        share_n[boxed] = covered[boxed].mean((1, 2))
+        share = np.where(boxed[:, None, None], covered, share)
+    share = share.reshape(count, *[1] * (images.ndim - 3), *share.shape[-2:])
+    both = np.rint((1 - share) * images + share * images[other]).astype(np.uint8)
     shares_nk = np.zeros((count, classes), np.float32)
     every = np.arange(count)
     shares_nk[every, labels_n] = 1 - share_n

@@ -160,3 +160,11 @@ def test_mixup_and_cutmix_together_are_each_the_lot_of_half_of_the_images(rng):
     blended = np.array([len(np.unique(image)) == 1 for image in both[of_two]])
     assert 0.3 < blended.mean() < 0.7
     assert np.allclose(both.mean((1, 2, 3)), 200 * shares[:, 1], atol=0.501)
+
+
+def test_mixup_alone_draws_no_boxes(images):
+    ours, others = np.random.default_rng(0), np.random.default_rng(0)
+    mixed(images, np.zeros(64, int), 4, Recipe(epochs=1, augment=Augment(mixup=0.5)), ours)
+    others.permutation(64)
+    others.uniform(0, 0.5, 64)
+    assert ours.random() == others.random()

@@ -54,13 +54,11 @@ def cutout_mask(
 ) -> np.ndarray:
     """Boolean (N, C, H, W) view, true inside one square of this side an image."""
     count, _, height, width = shape_nchw
-    inside = []
-    for size in (height, width):
-        first = generator.integers(0, size, size=(count, 1)) - side // 2
-        position = np.arange(size)
-        inside.append((position >= first) & (position < first + side))
-    mask = inside[0][:, None, :, None] & inside[1][:, None, None, :]
-    return np.broadcast_to(mask, shape_nchw)
+    rows, columns = (
+        _span(generator.integers(0, size, size=(count, 1)) - side // 2, side, size)
+        for size in (height, width)
+    )
+    return np.broadcast_to(rows[:, None, :, None] & columns[:, None, None, :], shape_nchw)
 
 
 def box_mask(
@@ -71,10 +69,16 @@ def box_mask(
     A box has the image's proportions and lies in it anywhere; what it covers is a whole number of
     pixels.
     """
-    inside = []
-    for size in shape[-2:]:
-        side = np.rint(np.sqrt(share_n) * size).astype(np.int64)[:, None]
-        first = generator.integers(0, size - side + 1)
-        position = np.arange(size)
-        inside.append((position >= first) & (position < first + side))
-    return inside[0][:, :, None] & inside[1][:, None, :]
+    height, width = shape[-2:]
+    sides = [np.rint(np.sqrt(share_n) * size).astype(np.int64)[:, None] for size in (height, width)]
+    rows, columns = (
+        _span(generator.integers(0, size - side + 1), side, size)
+        for side, size in zip(sides, (height, width), strict=True)
+    )
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _span(first: np.ndarray, side: np.ndarray | int, size: int) -> np.ndarray:
+    """Boolean (N, size), true at the `side` positions from `first` (N, 1) on."""
+    position = np.arange(size)
+    return (position >= first) & (position < first + side)
