@@ -6,22 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.small_digits import small_digits
-from tests.training.small_frozen import fired_parent, frozen_config
+from tests.training.small_frozen import frozen_config
 from training import augmentation, evaluate, frozen, start
 from training.data.dataset import Dataset
 from training.model import SplitModel
 from training.teacher import Teacher
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return small_digits()
-
-
-@pytest.fixture(scope="module")
-def parent(data: Dataset) -> SplitModel:
-    return fired_parent(data)
 
 
 class _Pixels:

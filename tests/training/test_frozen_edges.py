@@ -10,24 +10,13 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tests.training.small_digits import small_digits
-from tests.training.small_frozen import fired_parent, frozen_config, same_spikes
+from tests.training.small_frozen import frozen_config, same_spikes
 from training import frozen, start
 from training.config import Config
 from training.data.dataset import Dataset
 from training.frozen import Frozen
 from training.frozen_edges import FrozenEdges
 from training.model import SplitModel
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return small_digits()
-
-
-@pytest.fixture(scope="module")
-def parent(data: Dataset) -> SplitModel:
-    return fired_parent(data)
 
 
 def _of(edges: FrozenEdges, settings: Config, data: Dataset, parent: SplitModel) -> Frozen:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from splitcore.errors import ConfigError
 from splitcore.graph import Conv, ConvTranspose, Identity, Lif
 from splitcore.splits import backbone_named
-from tests.training.small_digits import small_digits
 from training import checkpoint, config, evaluate, loop, start
 from training.baselines import ann_loop
 from training.baselines.split_ann import SplitAnn, without_codec
@@ -35,12 +34,6 @@ def _config(name: str = "tiny", **changed: object) -> config.Config:
         "recipe": {"epochs": 2, "folded_epochs": 1, "batch_size": 32},
     }
     return config.parse({**raw, **changed}, "test")
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    """Shared by the tests of this module, which do not change it."""
-    return small_digits()
 
 
 @pytest.fixture(scope="module")
